@@ -1,0 +1,1 @@
+"""Sources, filters, deduplication, tokenized shards, the curriculum plan and mix inspection."""

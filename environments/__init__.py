@@ -1,0 +1,1 @@
+"""Tasks a model acts in (reset, step, verify, tools) and the sandbox its code runs in."""

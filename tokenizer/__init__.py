@@ -1,0 +1,1 @@
+"""Pre-tokenization, vocabulary building, chat template and tokenizer export."""
