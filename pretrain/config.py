@@ -1,7 +1,7 @@
 """Config models of the pretraining room: the shape of the model and how one stage trains it.
 
-Torch-free: ``stemma plan`` and the profile loader read these in milliseconds. How many ranks share the work is
-*not* here: that is ``stemma.core.stage.Execution``, which never changes an artifact's fingerprint.
+Torch-free: ``stemma plan`` and the profile loader read these in milliseconds. How many ranks share the work
+is *not* here: that is ``stemma.core.stage.Execution``, which never changes an artifact's fingerprint.
 """
 
 import math
@@ -70,7 +70,7 @@ class ModelConfig(Config):
 
     @property
     def linear_std(self) -> float:
-        """Standard deviation of initial linear weights: small init (Nguyen and Salazar 2019, vendor's form)."""
+        """Standard deviation of initial linear weights: small init (Nguyen and Salazar 2019)."""
         return (
             math.sqrt(2.0 / (5.0 * self.hidden_size))
             if self.initializer_range is None
