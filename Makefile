@@ -1,0 +1,39 @@
+# Two commands matter: `make demo` and `make test`. Each makes what it needs.
+PYTHON ?= python3
+BIN := .venv/bin
+STAMP := .venv/.installed
+
+.PHONY: demo test ui check unit clean-runs gpu-check
+
+demo: $(STAMP)
+	@$(BIN)/stemma demo
+
+test: check unit
+
+ui: $(STAMP)
+	@$(BIN)/stemma ui
+
+check: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+unit: $(STAMP)
+	$(BIN)/python -m pytest -m "not gpu"
+
+gpu-check: $(STAMP)
+	$(BIN)/python -m pytest -m gpu
+
+# pip's own temporary file decides whether the install finished: the stamp is touched last.
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))' || \
+	  { echo "stemma needs Python 3.11 or 3.12; set PYTHON=... (found: $$($(PYTHON) --version 2>&1))"; exit 1; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv || \
+	  { echo "Python's venv module is missing (Debian, Ubuntu: the package python3-venv)"; exit 1; }
+	@echo "installing into .venv (about two minutes, 3.5 GB)"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[test]'
+	@touch $(STAMP)
+
+clean-runs:
+	rm -rf runs

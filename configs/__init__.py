@@ -1,0 +1,1 @@
+"""Profiles: nano (a laptop, minutes), youtu_2b (a cluster)."""

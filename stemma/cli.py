@@ -1,0 +1,220 @@
+"""The command line: ``stemma --help``. Every command loads only what it needs."""
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from stemma import __version__
+from stemma.core.artifact import Artifact, Store
+from stemma.core.errors import StemmaError
+
+app = typer.Typer(
+    help="Train small agentic language models from scratch, with a pedigree for every token.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+mix = typer.Typer(help="Look at the data mix of a run.", no_args_is_help=True)
+app.add_typer(mix, name="mix")
+
+ProfileName = Annotated[str, typer.Option("--profile", "-p", help="a profile's name, or the path of a .yaml")]
+Overrides = Annotated[list[str], typer.Option("--set", help="path.to.field=value; may be repeated")]
+Root = Annotated[Path, typer.Option("--root", envvar="STEMMA_ROOT", help="folder of runs, artifacts and downloads")]
+RunName = Annotated[str, typer.Argument(help="the run's name, such as nano")]
+StopAfter = Annotated[str, typer.Option(help="last stage to make")]
+
+
+@app.callback(invoke_without_command=True)
+def version(show: Annotated[bool, typer.Option("--version", help="print the version")] = False) -> None:
+    if show:
+        print(f"stemma {__version__}")
+        raise typer.Exit
+
+
+@app.command()
+def run(
+    profile: ProfileName = "nano",
+    overrides: Overrides = [],  # noqa: B006 (typer reads the default)
+    root: Root = Path("runs"),
+    stop_after: StopAfter = "",
+) -> None:
+    """Run the chain, or continue it, without Prefect."""
+    from stemma.pipeline import Run
+    from stemma.profile import load_profile
+    from stemma.report import print_report
+    from stemma.terminal import TerminalListener, console
+
+    loaded = load_profile(profile, overrides)
+    out = console()
+    walk = Run(loaded, Store(root))
+    order = walk.order(stop_after)
+    with TerminalListener(out, len(order)) as listener:
+        walk.listeners.append(listener)
+        for name in order:
+            walk.make(name)
+    print_report(walk, out)
+
+
+@app.command()
+def demo(
+    profile: ProfileName = "nano",
+    overrides: Overrides = [],  # noqa: B006
+    root: Root = Path("runs"),
+    stop_after: StopAfter = "",
+) -> None:
+    """Run the chain as a Prefect flow, without a server; `stemma ui` shows it afterwards."""
+    from stemma.profile import load_profile
+    from stemma.terminal import TerminalListener, console
+
+    loaded = load_profile(profile, overrides)  # before Prefect's import: a bad profile fails at once
+
+    from flows.pipeline_flow import run_pipeline
+    from stemma.pipeline import Run
+    from stemma.report import print_report
+
+    out = console()
+    walk = Run(loaded, Store(root))
+    order = walk.order(stop_after)
+    with TerminalListener(out, len(order)) as listener:
+        run_pipeline(walk, stop_after=stop_after, listeners=[listener])
+    print_report(walk, out)
+
+
+@app.command()
+def ui(
+    root: Root = Path("runs"),
+    port: Annotated[int, typer.Option(help="port of the server, on 127.0.0.1")] = 4200,
+) -> None:
+    """Start the Prefect server and a worker, with every profile registered as a deployment."""
+    from flows.ui import serve
+
+    serve(root, port)
+
+
+@app.command()
+def plan(
+    profile: Annotated[str, typer.Argument(help="a profile's name, or the path of a .yaml")],
+    gpus: Annotated[int, typer.Option(min=1, help="number of GPUs")] = 64,
+    gpu: Annotated[str, typer.Option(help="GPU type: see --help of the planner's table")] = "h100",
+    mfu: Annotated[float, typer.Option(min=0.01, max=1.0, help="model FLOPs utilisation to assume")] = 0.4,
+    tensor_parallel: Annotated[int, typer.Option(min=1, help="ranks that share each layer")] = 1,
+    pipeline_parallel: Annotated[int, typer.Option(min=1, help="ranks that share the depth")] = 1,
+    context_parallel: Annotated[int, typer.Option(min=1, help="ranks that share each sequence")] = 1,
+    overrides: Overrides = [],  # noqa: B006
+) -> None:
+    """Say what a profile would train: parameters, tokens, steps, schedule, memory per GPU, days."""
+    from pretrain.planner import plan_profile, render
+    from stemma.profile import load_profile
+    from stemma.terminal import console
+
+    loaded = load_profile(profile, overrides)
+    report = plan_profile(
+        loaded,
+        gpus=gpus,
+        gpu=gpu,
+        mfu=mfu,
+        tensor_parallel=tensor_parallel,
+        pipeline_parallel=pipeline_parallel,
+        context_parallel=context_parallel,
+    )
+    render(report, console())
+
+
+@app.command()
+def doctor(root: Root = Path("runs")) -> None:
+    """Say what this machine can do: sandbox, devices, disk, registry client."""
+    from stemma.doctor import examine
+    from stemma.terminal import console
+
+    if not examine(root, console()):
+        raise typer.Exit(1)
+
+
+@app.command()
+def chat(
+    run: RunName = "nano",
+    root: Root = Path("runs"),
+    prompt: Annotated[str, typer.Option(help="ask this once and exit")] = "",
+    tools: Annotated[bool, typer.Option(help="offer the Python tool, run in the sandbox")] = False,
+) -> None:
+    """Talk to a run's exported model."""
+    from posttrain.chat import chat as talk
+
+    talk(artifact(root, run, "export").path / "hf", prompt=prompt, tools=tools)
+
+
+@mix.command("show")
+def mix_show(run: RunName = "nano", root: Root = Path("runs")) -> None:
+    """Planned and realized counts of every training stage, by source and domain."""
+    from data_pipeline.inspect import mix_tables, render_mix
+    from stemma.pipeline import open_run
+    from stemma.terminal import console
+
+    render_mix(mix_tables(open_run(Store(root), run)), console())
+
+
+@app.command()
+def ledger(run: RunName = "nano", root: Root = Path("runs")) -> None:
+    """Compare planned and realized counts of every trained stage; exit 1 if any differ."""
+    from data_pipeline.inspect import mix_tables, render_ledger
+    from stemma.pipeline import open_run
+    from stemma.terminal import console
+
+    if not render_ledger(mix_tables(open_run(Store(root), run)), console()):
+        raise typer.Exit(1)
+
+
+@app.command()
+def trace(
+    run: RunName = "nano",
+    root: Root = Path("runs"),
+    stage: Annotated[str, typer.Option(help="training stage")] = "commonsense",
+    step: Annotated[int, typer.Option(min=1, help="training step, from 1")] = 1,
+    row: Annotated[int, typer.Option(min=0, help="row of the global batch")] = 0,
+    pos: Annotated[int, typer.Option(min=0, help="position in the row")] = 0,
+    document: Annotated[str, typer.Option(help="a document's id: list the steps that saw it")] = "",
+) -> None:
+    """From a token of a training step to its document, or from a document to its steps."""
+    from data_pipeline.inspect import render_trace, trace_document, trace_token
+    from stemma.pipeline import open_run
+    from stemma.terminal import console
+
+    artifacts = open_run(Store(root), run)
+    found: Any = trace_document(artifacts, document) if document else trace_token(artifacts, stage, step, row, pos)
+    render_trace(found, console())
+
+
+def artifact(root: Path, run_name: str, node: str) -> Artifact:
+    """A node's artifact in a run.
+
+    Raises:
+        StemmaError: the run or the node is not there yet.
+    """
+    from stemma.pipeline import open_run
+
+    artifacts = open_run(Store(root), run_name)
+    if node not in artifacts:
+        raise StemmaError(f"run {run_name!r} has no {node} yet; it has: {', '.join(artifacts) or 'nothing'}")
+    return artifacts[node]
+
+
+def main() -> None:
+    """Entry point: known errors are printed without a traceback and exit with their own code."""
+    try:
+        app()
+    except StemmaError as error:
+        print(f"stemma: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        print("stemma: interrupted; run the same command again to continue", file=sys.stderr)
+        sys.exit(130)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

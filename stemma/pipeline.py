@@ -1,0 +1,232 @@
+"""Which stage feeds which: the one place that says so, and ``Run``, which makes nodes one at a time.
+
+``stemma run`` and the Prefect flow walk the same list. A run is a folder with ``run.json``: for every node the artifact it
+stands for now, so that a changed profile can be told apart from an interrupted one, and every remaking has a reason.
+"""
+
+import importlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from stemma.core.artifact import Artifact, Store
+from stemma.core.config import Config, differences
+from stemma.core.errors import StemmaError
+from stemma.core.files import read_json, write_json
+from stemma.core.progress import Listener
+from stemma.core.stage import Stage, execute
+from stemma.profile import TRAINING_STAGES, Profile
+
+RUN_RECORD = "run.json"
+
+
+@dataclass(frozen=True)
+class Node:
+    """One artifact of the pipeline.
+
+    Attributes:
+        name: the artifact's name.
+        stage: ``module:Class`` of its stage; imported only when it has to run or be fingerprinted.
+        config: picks its config from the profile.
+        inputs: role -> node name.
+        title: what it does, for people.
+    """
+
+    name: str
+    stage: str
+    config: Callable[[Profile], Config]
+    inputs: Mapping[str, str] = field(default_factory=dict)
+    title: str = ""
+
+    def load(self) -> type[Stage]:
+        module, _, name = self.stage.partition(":")
+        loaded: type[Stage] = getattr(importlib.import_module(module), name)
+        return loaded
+
+
+def nodes() -> list[Node]:
+    """The pipeline in the order it is made; every input comes before what uses it."""
+    tokens = {"tokens": "tokens", "tokenizer": "tokenizer"}
+    with_agent = {**tokens, "agent_tokens": "agent_tokens"}
+    made = [
+        Node("corpus", "data_pipeline.corpus:CorpusStage", lambda p: p.data, {}, "read, filter and deduplicate text"),
+        Node(
+            "tokenizer",
+            "tokenizer.stage:TokenizerStage",
+            lambda p: p.tokenizer,
+            {"corpus": "corpus"},
+            "build the vocabulary",
+        ),
+        Node(
+            "tokens",
+            "data_pipeline.tokens:TokensStage",
+            lambda p: p.tokens,
+            {"corpus": "corpus", "tokenizer": "tokenizer"},
+            "tokenize the corpus",
+        ),
+        Node(
+            "trajectories",
+            "midtrain.trajectories:TrajectoriesStage",
+            lambda p: p.trajectories,
+            {},
+            "synthesise and verify agentic trajectories",
+        ),
+        Node(
+            "agent_tokens",
+            "data_pipeline.tokens:TokensStage",
+            lambda p: p.tokens,
+            {"corpus": "trajectories", "tokenizer": "tokenizer"},
+            "tokenize the trajectories",
+        ),
+    ]
+    previous = ""
+    for stage in TRAINING_STAGES:
+        plan_inputs = {"tokens": "tokens"} | ({"agent_tokens": "agent_tokens"} if stage == "agentic" else {})
+        if previous:
+            plan_inputs["previous"] = f"plan.{previous}"
+        made.append(Node(f"plan.{stage}", "data_pipeline.curriculum:PlanStage", _plan(stage), plan_inputs, "plan the mix"))
+        previous = stage
+    previous = ""
+    for stage in TRAINING_STAGES:
+        room = "pretrain.stage:PretrainStage" if stage in ("commonsense", "stem") else "midtrain.stage:MidtrainStage"
+        inputs = {"plan": f"plan.{stage}", **with_agent}
+        if previous:
+            inputs["init"] = previous
+        made.append(Node(stage, room, _training(stage), inputs, f"train: {stage}"))
+        made.append(_evaluation(stage))
+        previous = stage
+    posttrain = {**with_agent, "trajectories": "trajectories"}
+    made += [
+        Node("sft", "posttrain.sft:SFTStage", lambda p: p.sft_stage(), {**posttrain, "init": "agentic"}, "train: SFT"),
+        _evaluation("sft"),
+        Node("rl", "posttrain.rl:RLStage", lambda p: p.rl_stage(), {**with_agent, "init": "sft"}, "train: RL"),
+        _evaluation("rl"),
+    ]
+    quoted = [*TRAINING_STAGES, "sft", "rl"]
+    card = {stage: stage for stage in quoted if stage != "rl"} | {f"eval.{stage}": f"eval.{stage}" for stage in quoted}
+    made.append(
+        Node(
+            "export",
+            "posttrain.export:ExportStage",
+            lambda p: p.export,
+            {"model": "rl", "tokenizer": "tokenizer", "corpus": "corpus", "tokens": "tokens", **card},
+            "write the Hugging Face folder",
+        )
+    )
+    return made
+
+
+def _plan(stage: str) -> Callable[[Profile], Config]:
+    return lambda profile: profile.plan_stage(stage)
+
+
+def _training(stage: str) -> Callable[[Profile], Config]:
+    return lambda profile: profile.training_stage(stage)
+
+
+def _evaluation(stage: str) -> Node:
+    inputs = {"model": stage, "tokenizer": "tokenizer"}
+    return Node(f"eval.{stage}", "evaluation.stage:EvaluationStage", lambda p: p.evaluation, inputs, f"evaluate {stage}")
+
+
+class Run:
+    """One walk over the pipeline for a profile, in a folder of its own.
+
+    Args:
+        profile: what to make.
+        store: where artifacts live; the run's folder is ``<store.root>/<name>``.
+        name: the run's name; the profile's by default.
+        listeners: receive progress events of every node.
+        pipeline: the nodes; the whole chain by default.
+    """
+
+    def __init__(
+        self,
+        profile: Profile,
+        store: Store,
+        name: str = "",
+        listeners: list[Listener] | None = None,
+        pipeline: list[Node] | None = None,
+    ) -> None:
+        self.profile = profile
+        self.store = store
+        self.name = name or profile.name
+        self.folder = store.root / self.name
+        self.listeners = listeners if listeners is not None else []
+        self.nodes = {node.name: node for node in (pipeline if pipeline is not None else nodes())}
+        self.artifacts: dict[str, Artifact] = {}
+        self.record: dict[str, Any] = {"profile": profile.name, "nodes": {}}
+        if (self.folder / RUN_RECORD).exists():
+            self.record = read_json(self.folder / RUN_RECORD)
+
+    def order(self, stop_after: str = "") -> list[str]:
+        """Node names in the order they are made, up to and including ``stop_after``.
+
+        Raises:
+            StemmaError: no such node.
+        """
+        names = list(self.nodes)
+        if not stop_after:
+            return names
+        if stop_after not in self.nodes:
+            raise StemmaError(f"there is no stage {stop_after!r}; stages are: {', '.join(names)}")
+        return names[: names.index(stop_after) + 1]
+
+    def stage(self, name: str) -> Stage:
+        """The stage object of a node whose inputs have been made."""
+        node = self.nodes[name]
+        inputs = {role: self.artifacts[source] for role, source in node.inputs.items()}
+        return node.load()(node.name, node.config(self.profile), inputs)
+
+    def make(self, name: str) -> Artifact:
+        """Make one node's artifact, or verify the one there is. Its inputs must have been made by this object."""
+        stage = self.stage(name)
+        identity = {
+            **stage.identity(),
+            "inputs": {role: str(artifact) for role, artifact in stage.inputs.items()},
+        }
+        recorded = self.record["nodes"].get(name)
+        reason = ""
+        if recorded and recorded["fingerprint"] != stage.fingerprint:
+            changes = differences(recorded["identity"], identity)
+            reason = "made anew, because " + "; ".join(changes)
+        # Recorded before it runs: if this attempt dies, the next one still knows what changed and what it continues.
+        entry = {"fingerprint": stage.fingerprint, "identity": identity, "sealed": False, "reason": reason}
+        if recorded is None or recorded["fingerprint"] != stage.fingerprint:
+            self._remember(name, entry)
+        else:
+            reason = recorded.get("reason", "") if not recorded["sealed"] else ""
+        artifact = execute(stage, self.store, self.profile.execution, self.listeners, reason)
+        if not self.record["nodes"][name]["sealed"]:
+            self._remember(name, {**self.record["nodes"][name], "sealed": True})
+        self.artifacts[name] = artifact
+        return artifact
+
+    def _remember(self, name: str, entry: dict[str, Any]) -> None:
+        self.record["nodes"][name] = entry
+        write_json(self.folder / RUN_RECORD, self.record)
+
+    def finish(self) -> Path:
+        """Write the run's report (Markdown, JSON and SVG) from its artifacts and return the Markdown's path."""
+        from stemma.report import write_report
+
+        return write_report(self)
+
+
+def open_run(store: Store, name: str) -> dict[str, Artifact]:
+    """The sealed artifacts of a run, by node name.
+
+    Raises:
+        StemmaError: there is no such run; lists those there are.
+    """
+    path = store.root / name / RUN_RECORD
+    if not path.exists():
+        known = sorted(found.parent.name for found in store.root.glob(f"*/{RUN_RECORD}"))
+        raise StemmaError(f"there is no run {name!r} in {store.root}; runs are: {', '.join(known) or '(none)'}")
+    record = read_json(path)
+    return {
+        node: store.open(node, entry["fingerprint"])
+        for node, entry in record["nodes"].items()
+        if store.is_sealed(node, entry["fingerprint"])
+    }

@@ -1,0 +1,152 @@
+"""Profiles: one YAML file that says everything about a run, checked whole before anything starts.
+
+The tree below is the rooms' config models put together. Nothing here imports torch, so a bad profile fails in
+milliseconds, with every problem and its path.
+"""
+
+import importlib.resources
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import Field, ValidationError
+
+from data_pipeline.config import CorpusConfig, CurriculumConfig, PlanConfig, TokensConfig
+from evaluation.config import EvaluationConfig
+from midtrain.config import MidtrainConfig, TrajectoriesConfig
+from posttrain.config import ExportConfig, RLConfig, SFTConfig
+from pretrain.config import ModelConfig, TrainingConfig
+from stemma.core.config import Config
+from stemma.core.errors import ProfileError
+from stemma.core.stage import Execution
+from tokenizer.config import TokenizerConfig
+
+TRAINING_STAGES = ("commonsense", "stem", "general", "agentic")
+
+
+class Curriculum(Config):
+    """The mix of the four training stages, in order."""
+
+    commonsense: CurriculumConfig
+    stem: CurriculumConfig
+    general: CurriculumConfig
+    agentic: CurriculumConfig
+
+
+class Training(Config):
+    """How the four training stages train."""
+
+    commonsense: TrainingConfig
+    stem: TrainingConfig
+    general: TrainingConfig
+    agentic: TrainingConfig
+
+
+class Profile(Config):
+    """A whole run: data, tokenizer, model, curriculum, training, post-training, evaluation, export, execution."""
+
+    name: str = Field(pattern=r"^[a-z][a-z0-9_]*$", description="the run's name and folder")
+    description: str = Field("", description="one line for people")
+    data: CorpusConfig
+    tokenizer: TokenizerConfig
+    tokens: TokensConfig
+    trajectories: TrajectoriesConfig
+    curriculum: Curriculum
+    model: ModelConfig
+    training: Training
+    sft: SFTConfig
+    rl: RLConfig
+    evaluation: EvaluationConfig
+    export: ExportConfig
+    execution: Execution = Execution()
+
+
+class _UniqueKeyLoader(yaml.SafeLoader):
+    """Safe YAML that refuses a key written twice, which plain YAML would silently let win."""
+
+
+def _mapping(loader: _UniqueKeyLoader, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+    seen: set[Any] = set()
+    for key_node, _ in node.value:
+        key = loader.construct_object(key_node, deep=True)
+        if key in seen:
+            raise yaml.constructor.ConstructorError(None, None, f"the key {key!r} is written twice", key_node.start_mark)
+        seen.add(key)
+    return yaml.SafeLoader.construct_mapping(loader, node, deep)
+
+
+_UniqueKeyLoader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping)
+
+
+def profile_names() -> list[str]:
+    """Names of the profiles that come with stemma."""
+    folder = importlib.resources.files("configs")
+    return sorted(entry.name.removesuffix(".yaml") for entry in folder.iterdir() if entry.name.endswith(".yaml"))
+
+
+def profile_path(name: str) -> Path:
+    """The file of a profile given by name (``nano``) or by path (``./my.yaml``).
+
+    Raises:
+        ProfileError: there is no such profile.
+    """
+    if name.endswith((".yaml", ".yml")):
+        path = Path(name)
+    else:
+        path = Path(str(importlib.resources.files("configs") / f"{name}.yaml"))
+    if not path.is_file():
+        raise ProfileError(name, [f"no such profile; known names: {', '.join(profile_names())}; or give a path to a .yaml"])
+    return path
+
+
+def load_profile(name: str, overrides: Iterable[str] = ()) -> Profile:
+    """Load and check a profile.
+
+    Args:
+        name: a name or a path.
+        overrides: ``path.to.field=value`` items, values in YAML.
+
+    Raises:
+        ProfileError: every problem at once, each with its path.
+    """
+    path = profile_path(name)
+    try:
+        tree = yaml.load(path.read_text(encoding="utf-8"), Loader=_UniqueKeyLoader)
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ProfileError(str(path), [f"not readable as YAML: {error}"]) from error
+    if not isinstance(tree, dict):
+        raise ProfileError(str(path), ["expected a mapping at the top of the file"])
+    problems = list(_apply(tree, overrides))
+    if problems:
+        raise ProfileError(str(path), problems)
+    try:
+        return Profile.model_validate(tree)
+    except ValidationError as error:
+        raise ProfileError(str(path), list(_explain(error))) from error
+
+
+def _apply(tree: dict[str, Any], overrides: Iterable[str]) -> Iterator[str]:
+    for item in overrides:
+        field, equals, text = item.partition("=")
+        keys = field.split(".")
+        if not equals or not all(keys):
+            yield f"--set {item}: expected path.to.field=value"
+            continue
+        here: Any = tree
+        for key in keys[:-1]:
+            here = here.setdefault(key, {}) if isinstance(here, dict) else None
+        if not isinstance(here, dict):
+            yield f"--set {item}: {field} does not lead to a field"
+            continue
+        try:
+            here[keys[-1]] = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            yield f"--set {item}: the value is not readable as YAML: {error}"
+
+
+def _explain(error: ValidationError) -> Iterator[str]:
+    for problem in error.errors():
+        path = ".".join(str(part) for part in problem["loc"]) or "(top)"
+        found = "" if problem["type"] in ("missing", "value_error") else f" (found: {problem['input']!r:.80})"
+        yield f"{path}: {problem['msg']}{found}"

@@ -1,0 +1,129 @@
+"""The table at the end of a run, and the report it leaves in the run's folder."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.table import Table
+
+from stemma.core.artifact import Artifact
+from stemma.core.files import write_atomic, write_json
+from stemma.core.lineage import mermaid
+from stemma.terminal import duration
+
+if TYPE_CHECKING:
+    from stemma.pipeline import Run
+
+DOMAINS = ("web", "stem", "code", "agent")
+EVAL_PREFIX = "eval."
+
+
+def rows(artifacts: dict[str, Artifact]) -> list[dict[str, Any]]:
+    """One row per artifact, evaluations folded into the stage they evaluate, in the order they were made.
+
+    Keys: ``stage``, ``tokens`` (int or None), ``bits_per_byte`` (domain -> (before, after)), ``scores`` (task -> mean
+    reward), ``artifact``, ``seconds`` (of its making, its evaluation included).
+    """
+    found = []
+    for name, artifact in artifacts.items():
+        if name.startswith(EVAL_PREFIX):
+            continue
+        summary = artifact.summary
+        evaluation = artifacts.get(EVAL_PREFIX + name)
+        bits = summary.get("bits_per_byte", {})
+        seconds = artifact.manifest["seconds"] + (evaluation.manifest["seconds"] if evaluation else 0.0)
+        found.append(
+            {
+                "stage": name,
+                "tokens": summary.get("tokens"),
+                "bits_per_byte": {
+                    domain: (bits["before"][domain], bits["after"][domain])
+                    for domain in DOMAINS
+                    if domain in bits.get("after", {})
+                },
+                "scores": evaluation.summary["scores"] if evaluation else {},
+                "artifact": str(artifact),
+                "seconds": round(seconds, 1),
+            }
+        )
+    return found
+
+
+def table(found: list[dict[str, Any]], title: str) -> Table:
+    """The closing table for a terminal."""
+    tasks = list(dict.fromkeys(task for row in found for task in row["scores"]))
+    made = Table(title=title, title_justify="left", header_style="bold", pad_edge=False)
+    made.add_column("stage", style="cyan", no_wrap=True)
+    made.add_column("tokens", justify="right", no_wrap=True)
+    for domain in DOMAINS:
+        made.add_column(f"{domain}\nbits/byte", justify="right", no_wrap=True)
+    for task in tasks:
+        made.add_column(task.replace("_", "\n", 1), justify="right", no_wrap=True)
+    made.add_column("artifact", no_wrap=True, style="dim")
+    made.add_column("time", justify="right", no_wrap=True)
+    for row in found:
+        bits = [f"{pair[0]:.2f}→{pair[1]:.2f}" if (pair := row["bits_per_byte"].get(name)) else "" for name in DOMAINS]
+        scores = [f"{row['scores'][task]:.2f}" if task in row["scores"] else "" for task in tasks]
+        tokens = f"{row['tokens']:,}" if row["tokens"] is not None else ""
+        made.add_row(row["stage"], tokens, *bits, *scores, row["artifact"], duration(row["seconds"]))
+    return made
+
+
+def reward_line(found: list[dict[str, Any]]) -> str:
+    """What RL changed on held-out items, as measured; empty without RL."""
+    by_stage = {row["stage"]: row["scores"] for row in found}
+    before, after = by_stage.get("sft", {}), by_stage.get("rl", {})
+    parts = [f"{task} {before[task]:.3f} → {after[task]:.3f}" for task in after if task in before]
+    return "reward on held-out items, before → after RL:  " + ",  ".join(parts) if parts else ""
+
+
+def print_report(run: "Run", out: Console) -> None:
+    """Print the closing table, say where things are, and write the report files."""
+    path = write_report(run)
+    found = rows(run.artifacts)
+    out.print()
+    out.print(table(found, f"run {run.name}"))
+    if line := reward_line(found):
+        out.print(line)
+    if export := run.artifacts.get("export"):
+        out.print(f"\nThe model: [bold]{_short(export.path / 'hf')}[/]  (transformers loads it; `stemma chat {run.name}`)")
+    out.print(f"The report: {_short(path)}")
+
+
+def write_report(run: "Run") -> Path:
+    """Write ``report.md``, ``report.json`` and ``report.svg`` into the run's folder; returns the Markdown's path."""
+    found = rows(run.artifacts)
+    path = run.folder / "report.md"
+    write_json(run.folder / "report.json", {"run": run.name, "rows": found})
+    write_atomic(path, markdown(run, found))
+    recorder = Console(record=True, width=160, quiet=True, force_terminal=True)
+    recorder.print(table(found, f"run {run.name}"))
+    if line := reward_line(found):
+        recorder.print(line)
+    write_atomic(run.folder / "report.svg", recorder.export_svg(title=f"stemma demo: {run.name}"))
+    return path
+
+
+def markdown(run: "Run", found: list[dict[str, Any]]) -> str:
+    """The report's text: the closing table, task scores, and the tree of artifacts."""
+    lines = [f"# Run {run.name}", "", run.profile.description, ""]
+    header = ["stage", "tokens", *(f"{name} bits/byte" for name in DOMAINS), "task scores", "artifact", "seconds"]
+    lines += ["| " + " | ".join(header) + " |", "|" + "---|" * len(header)]
+    for row in found:
+        bits = [f"{pair[0]:.3f} → {pair[1]:.3f}" if (pair := row["bits_per_byte"].get(name)) else "" for name in DOMAINS]
+        scores = ", ".join(f"{task} {value:.3f}" for task, value in row["scores"].items())
+        tokens = f"{row['tokens']:,}" if row["tokens"] is not None else ""
+        lines.append(f"| {row['stage']} | {tokens} | {' | '.join(bits)} | {scores} | {row['artifact']} | {row['seconds']} |")
+    if line := reward_line(found):
+        lines += ["", line]
+    if run.artifacts:
+        last = list(run.artifacts.values())[-1]
+        lines += ["", "## What was made from what", "", "```mermaid", mermaid(last, run.store), "```"]
+    return "\n".join(lines) + "\n"
+
+
+def _short(path: Path) -> str:
+    try:
+        return str(path.relative_to(Path.cwd()))
+    except ValueError:
+        return str(path)
