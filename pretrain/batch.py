@@ -1,0 +1,186 @@
+"""What one training step consumes, and what an objective has to offer.
+
+A *sample* is one row of a batch, made on the CPU with numpy. Rows are hashed one by one, so that data-parallel
+ranks can each read only their own share and still agree on the SHA-256 of the whole batch.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from stemma.core.ledger import Ledger
+
+if TYPE_CHECKING:
+    from pretrain.engine import Engine
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One row of a batch.
+
+    Attributes:
+        source: what it counts for in the ledger.
+        tokens: int64 ``[seq]``, what the model reads.
+        labels: int64 ``[seq]``, the token to predict at each position.
+        loss_mask: float32 ``[seq]``, 1 where a position carries loss, else 0.
+        pedigree: where it comes from, as plain JSON; written to ``incidents.jsonl`` when a step goes wrong.
+        extra: further rows ``[seq]`` by name, such as ``advantages``.
+    """
+
+    source: str
+    tokens: np.ndarray
+    labels: np.ndarray
+    loss_mask: np.ndarray
+    pedigree: dict[str, Any] = field(default_factory=dict)
+    extra: dict[str, np.ndarray] = field(default_factory=dict)
+
+    def digest(self) -> bytes:
+        """SHA-256 over everything the model and the loss see of this row."""
+        sha = hashlib.sha256()
+        for row in (self.tokens.astype("<i4"), self.labels.astype("<i4"), self.loss_mask.astype("<f4")):
+            sha.update(np.ascontiguousarray(row).data)
+        for name in sorted(self.extra):
+            sha.update(name.encode())
+            sha.update(np.ascontiguousarray(self.extra[name]).data)
+        return sha.digest()
+
+
+@dataclass
+class MicroBatch:
+    """Rows that pass through the model together.
+
+    Attributes:
+        tokens: int64 ``[batch, seq]``.
+        labels: int64 ``[batch, seq]``.
+        loss_mask: float32 ``[batch, seq]``.
+        position_ids: int64 ``[batch, seq]``.
+        sources: the source of each row.
+        extra: further tensors ``[batch, seq]`` by name.
+    """
+
+    tokens: Tensor
+    labels: Tensor
+    loss_mask: Tensor
+    position_ids: Tensor
+    sources: list[str] = field(default_factory=list)
+    extra: dict[str, Tensor] = field(default_factory=dict)
+
+
+@dataclass
+class StepBatch:
+    """What one optimizer step consumes.
+
+    Attributes:
+        micro: this data-parallel rank's share, the same number of micro batches on every rank.
+        counts: source -> (samples, tokens, supervised tokens) of the *global* batch.
+        sha256: of the global batch, the same on any topology.
+        denominator: supervised tokens of the global batch; the step's loss is the summed loss over this.
+        pedigree: where this rank's rows come from.
+        metrics: figures the objective knows of the global batch, such as the mean reward.
+    """
+
+    micro: list[MicroBatch]
+    counts: dict[str, tuple[int, int, int]]
+    sha256: str
+    denominator: float
+    pedigree: list[dict[str, Any]] = field(default_factory=list)
+    metrics: dict[str, float] = field(default_factory=dict)
+
+
+class Objective(Protocol):
+    """What a training stage optimizes: where its batches come from and how output becomes loss."""
+
+    total_steps: int
+
+    def batch(self, step: int, engine: Engine) -> StepBatch:
+        """The batch of a step (counted from 0): a function of the step, the weights and this object's state."""
+        ...
+
+    def loss(self, output: Tensor, micro: MicroBatch) -> tuple[Tensor, dict[str, Tensor]]:
+        """Loss of a micro batch *summed* over its supervised positions, and sums worth reporting.
+
+        Every call returns the same names, so that ranks can add them up.
+        """
+        ...
+
+    def planned(self, step: int) -> Ledger:
+        """What should have been consumed once ``step`` steps are done."""
+        ...
+
+    def state_dict(self) -> dict[str, Any]:
+        """JSON-able state that goes into the checkpoint."""
+        ...
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from a checkpoint's state."""
+        ...
+
+
+def share(rows: int, rank: int, ranks: int) -> range:
+    """The rows of a global batch that belong to one data-parallel rank: equal runs, in order.
+
+    Raises:
+        ValueError: the rows cannot be split evenly.
+    """
+    if rows % ranks:
+        raise ValueError(f"a batch of {rows} sequences cannot be split over {ranks} data-parallel ranks")
+    each = rows // ranks
+    return range(rank * each, (rank + 1) * each)
+
+
+def batch_digest(digests: Sequence[bytes]) -> str:
+    """SHA-256 (hex) of a batch from its rows' digests, in the batch's order."""
+    return hashlib.sha256(b"".join(digests)).hexdigest()
+
+
+def micro_batches(samples: Sequence[Sample], micro_batch_size: int) -> list[MicroBatch]:
+    """Stack rows of equal length into micro batches; the last one may be smaller."""
+    batches = []
+    for start in range(0, len(samples), micro_batch_size):
+        rows = samples[start : start + micro_batch_size]
+        tokens = torch.from_numpy(np.stack([row.tokens for row in rows]).astype(np.int64))
+        batches.append(
+            MicroBatch(
+                tokens=tokens,
+                labels=torch.from_numpy(np.stack([row.labels for row in rows]).astype(np.int64)),
+                loss_mask=torch.from_numpy(np.stack([row.loss_mask for row in rows]).astype(np.float32)),
+                position_ids=torch.arange(tokens.shape[1]).expand_as(tokens).contiguous(),
+                sources=[row.source for row in rows],
+                extra={
+                    name: torch.from_numpy(np.stack([row.extra[name] for row in rows]))
+                    for name in rows[0].extra
+                },
+            )
+        )
+    return batches
+
+
+def global_batch(samples: Sequence[Sample], micro_batch_size: int, data_rank: int, data_size: int) -> StepBatch:
+    """Make a step's batch from *all* its rows, for objectives whose every rank holds the whole batch.
+
+    Args:
+        samples: the global batch, rows of equal length, in the same order on every rank.
+        micro_batch_size: rows per forward pass.
+        data_rank: this process's place among the data-parallel ranks.
+        data_size: number of data-parallel ranks.
+    """
+    counts: dict[str, tuple[int, int, int]] = {}
+    for sample in samples:
+        rows, tokens, supervised = counts.get(sample.source, (0, 0, 0))
+        carried = int(np.count_nonzero(sample.loss_mask))
+        counts[sample.source] = (rows + 1, tokens + len(sample.tokens), supervised + carried)
+    mine = [samples[row] for row in share(len(samples), data_rank, data_size)]
+    return StepBatch(
+        micro=micro_batches(mine, micro_batch_size),
+        counts=counts,
+        sha256=batch_digest([sample.digest() for sample in samples]),
+        denominator=float(sum(supervised for _, _, supervised in counts.values())),
+        pedigree=[{"source": sample.source, **sample.pedigree} for sample in mine],
+    )
