@@ -14,7 +14,7 @@ from stemma.core.artifact import Artifact, Store
 from stemma.core.config import Config, differences
 from stemma.core.errors import StemmaError
 from stemma.core.files import read_json, write_json
-from stemma.core.progress import Listener
+from stemma.core.progress import Listener, Progress
 from stemma.core.stage import Stage, execute
 from stemma.profile import TRAINING_STAGES, Profile
 
@@ -182,6 +182,7 @@ class Run:
     def make(self, name: str) -> Artifact:
         """Make one node's artifact, or verify the one there is. Its inputs must have been made by this object."""
         stage = self.stage(name)
+        stage.resolve(self.store.cache, self.profile.execution, Progress(name, self.listeners))
         identity = {
             **stage.identity(),
             "inputs": {role: str(artifact) for role, artifact in stage.inputs.items()},

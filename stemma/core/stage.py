@@ -83,6 +83,15 @@ class Stage(ABC):
         self.name = name
         self.config = config
         self.inputs = dict(inputs)
+        self.resolved: dict[str, Any] = {}
+
+    def resolve(self, cache: Path, execution: Execution, progress: Progress) -> None:
+        """Look at the world outside the store and put what the result depends on into ``self.resolved``.
+
+        Called before the fingerprint is taken, and cheap when repeated. A corpus made without a registry in reach is
+        thereby another artifact than one made with it, and a changed interpreter gives a changed corpus.
+        """
+        return None
 
     @abstractmethod
     def run(self, work: Workspace) -> dict[str, Any]:
@@ -102,6 +111,7 @@ class Stage(ABC):
             "recipe": self.recipe,
             "config": identity(self.config),
             "inputs": {role: artifact.fingerprint for role, artifact in self.inputs.items()},
+            "resolved": self.resolved,
         }
 
     @property
@@ -163,6 +173,7 @@ def execute(
     """
     execution = execution or Execution()
     progress = Progress(stage.name, listeners)
+    stage.resolve(store.cache, execution, progress)
     fingerprint = stage.fingerprint
     folder = store.folder(stage.name, fingerprint)
     with lock(store.artifacts / ".locks" / f"{folder.name}.lock", execution.lock_timeout, progress):

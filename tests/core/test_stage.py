@@ -49,6 +49,20 @@ def store(tmp_path):
     return Store(tmp_path)
 
 
+class Weather(Words):
+    sky = "clear"
+
+    def resolve(self, cache, execution, progress):
+        self.resolved = {"sky": self.sky}
+
+
+def test_what_was_found_outside_is_part_of_the_identity(store):
+    clear = execute(Weather("words", WordsConfig(), {}), store)
+    cloudy = type("Cloudy", (Weather,), {"sky": "grey"})("words", WordsConfig(), {})
+    assert execute(cloudy, store).fingerprint != clear.fingerprint
+    assert clear.manifest["resolved"] == {"sky": "clear"}
+
+
 def kinds(events):
     return [event.kind for event in events]
 
