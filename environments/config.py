@@ -12,8 +12,12 @@ class ReasoningConfig(Config):
 
     kind: Literal["reasoning"] = "reasoning"
     dataset: str = Field(description="name in reasoning-gym, such as coin_flip")
-    parameters: dict[str, JsonValue] = Field({}, description="fields of that data set's config; the rest keep their defaults")
-    instruction: str = Field("", description="a line put after every question, such as how to write the answer")
+    parameters: dict[str, JsonValue] = Field(
+        {}, description="fields of that data set's config; the rest keep their defaults"
+    )
+    instruction: str = Field(
+        "", description="a line put after every question, such as how to write the answer"
+    )
 
 
 class PythonMathConfig(Config):
@@ -21,12 +25,20 @@ class PythonMathConfig(Config):
 
     kind: Literal["python_math"] = "python_math"
     templates: tuple[str, ...] = Field(
-        ("sum", "difference", "product"), min_length=1, description="sorts of question, see environments/python_math.py"
+        ("sum", "difference", "product"),
+        min_length=1,
+        description="sorts of question, see environments/python_math.py",
     )
-    digits: tuple[int, int] = Field((1, 3), description="fewest and most decimal digits of a number in the question")
-    operands: tuple[int, int] = Field((2, 2), description="fewest and most numbers in sums, products and lists")
+    digits: tuple[int, int] = Field(
+        (1, 3), description="fewest and most decimal digits of a number in the question"
+    )
+    operands: tuple[int, int] = Field(
+        (2, 2), description="fewest and most numbers in sums, products and lists"
+    )
     phrasings: int = Field(8, ge=1, description="how many wordings of each question to choose from")
-    mistakes: float = Field(0.0, ge=0, le=1, description="share of expert runs with a wrong first call that is then fixed")
+    mistakes: float = Field(
+        0.0, ge=0, le=1, description="share of expert runs with a wrong first call that is then fixed"
+    )
     thoughts: bool = Field(True, description="experts write a short <think> before acting")
 
 
@@ -36,7 +48,11 @@ class CodeRepairConfig(Config):
     kind: Literal["code_repair"] = "code_repair"
     max_lines: int = Field(16, ge=3, description="longest function taken, in lines without its docstring")
     tests: int = Field(4, ge=2, le=8, description="inputs per test file")
-    mistakes: float = Field(0.1, ge=0, le=1, description="share of expert runs with a wrong first edit that is then fixed")
+    mistakes: float = Field(
+        0.1, ge=0, le=1, description="share of expert runs with a wrong first edit that is then fixed"
+    )
 
 
-EnvironmentConfig = Annotated[ReasoningConfig | PythonMathConfig | CodeRepairConfig, Field(discriminator="kind")]
+EnvironmentConfig = Annotated[
+    ReasoningConfig | PythonMathConfig | CodeRepairConfig, Field(discriminator="kind")
+]
