@@ -1,0 +1,114 @@
+"""The tokenizer stage: corpus in, a Hugging Face tokenizer folder and a compression report out."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, ClassVar, cast
+
+from tokenizers import AddedToken, Tokenizer
+from transformers import PreTrainedTokenizerFast
+
+from stemma.core.errors import DamagedError
+from stemma.core.files import read_json, write_json
+from stemma.core.stage import Stage, Workspace
+from tokenizer.bpe import train_bpe
+from tokenizer.chat import chat_template
+from tokenizer.config import TokenizerConfig
+from tokenizer.load import encode_text, load
+from tokenizer.sample import choose, read_documents
+from tokenizer.sentencepiece_backend import train_sentencepiece
+from tokenizer.specials import BEGIN_OF_TEXT, END_OF_TEXT, MARKUP, special_tokens
+
+BACKENDS = {"bpe": train_bpe, "sentencepiece": train_sentencepiece}
+MODEL_MAX_LENGTH = 131_072  # of the reference; a model's config says what it can really take
+
+
+class TokenizerStage(Stage):
+    """Learns the vocabulary from a sample of the corpus (role ``corpus``)."""
+
+    kind: ClassVar[str] = "tokenizer"
+    recipe: ClassVar[int] = 1
+
+    def run(self, work: Workspace) -> dict[str, Any]:
+        config = cast(TokenizerConfig, self.config)
+        corpus = self.inputs["corpus"].path
+        os.environ.setdefault("RAYON_NUM_THREADS", str(work.execution.workers))
+        sample = choose(corpus, config)
+        sampled = sum(sample.sampled_bytes.values())
+        work.progress.say(
+            f"learning {config.learned_size} entries ({config.backend}) from {sampled / 1e6:.1f} MB"
+        )
+
+        def texts() -> Iterator[str]:
+            done = 0
+            for document in read_documents(corpus, "train"):
+                if document.id in sample.ids:
+                    yield document.text
+                    done += len(document.text.encode())
+                    work.progress.step(done, sampled, "bytes", "reading")
+
+        save(BACKENDS[config.backend](config, texts()), config, work.path / "hf")
+        report: dict[str, Any] = {
+            "backend": config.backend,
+            "vocab_size": config.vocab_size,
+            "sampled_bytes": sample.sampled_bytes,
+            "available_bytes": sample.available_bytes,
+            "compression": compression(load(work.path / "hf"), corpus),
+        }
+        write_json(work.path / "report.json", report)
+        return {
+            "backend": config.backend,
+            "vocab_size": config.vocab_size,
+            "sampled_bytes": sampled,
+            "bytes_per_token": {name: row["bytes_per_token"] for name, row in report["compression"].items()},
+        }
+
+    def verify(self, work: Workspace) -> None:
+        """The saved folder must have the ids the config promises."""
+        config = cast(TokenizerConfig, self.config)
+        tokenizer = load(work.path / "hf")
+        begin, end = tokenizer.convert_tokens_to_ids([BEGIN_OF_TEXT, END_OF_TEXT])
+        expected = (config.vocab_size, config.learned_size, config.learned_size + 1)
+        if (len(tokenizer), begin, end) != expected:
+            raise DamagedError(
+                f"{work.path / 'hf'}: size and ids are {(len(tokenizer), begin, end)}, not {expected}"
+            )
+
+
+def save(trained: Tokenizer, config: TokenizerConfig, folder: Path) -> None:
+    """Add the special tokens behind the learned entries and write the folder that ``AutoTokenizer`` loads."""
+    trained.add_tokens(
+        [
+            AddedToken(token, special=token not in MARKUP, normalized=False)
+            for token in special_tokens(config.special_slots)
+        ]
+    )
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=trained,
+        bos_token=BEGIN_OF_TEXT,
+        eos_token=END_OF_TEXT,
+        pad_token=END_OF_TEXT,
+        clean_up_tokenization_spaces=False,
+        model_max_length=MODEL_MAX_LENGTH,
+        truncation_side="left",
+    )
+    tokenizer.chat_template = chat_template()
+    # The template inside tokenizer_config.json, not beside it, is what every version of every reader finds.
+    tokenizer.save_pretrained(str(folder), save_jinja_files=False)
+    settings = read_json(folder / "tokenizer_config.json")
+    write_json(folder / "tokenizer_config.json", {**settings, "tokenizer_class": "PreTrainedTokenizerFast"})
+    roles = {"bos_token": BEGIN_OF_TEXT, "eos_token": END_OF_TEXT, "pad_token": END_OF_TEXT}
+    write_json(folder / "special_tokens_map.json", roles)
+
+
+def compression(tokenizer: PreTrainedTokenizerFast, corpus: Path) -> dict[str, dict[str, float]]:
+    """Bytes per token on the validation documents: ``{domain: {documents, bytes, tokens, bytes_per_token}}``."""
+    totals: dict[str, dict[str, float]] = {}
+    for document in read_documents(corpus, "valid"):
+        total = totals.setdefault(document.domain, {"documents": 0, "bytes": 0, "tokens": 0})
+        total["documents"] += 1
+        total["bytes"] += len(document.text.encode())
+        total["tokens"] += len(encode_text(tokenizer, [document.text])[0])
+    for total in totals.values():
+        total["bytes_per_token"] = round(total["bytes"] / max(total["tokens"], 1), 4)
+    return dict(sorted(totals.items()))
