@@ -1,0 +1,558 @@
+"""The plan of a training stage: which tokens sample ``g`` consists of, as a pure function of a small JSON
+file.
+
+``build_plan`` turns budgets and weights into exact integer sample counts (largest remainder), phase by phase.
+Then, for any sample: ``layout.py`` says which source it comes from and which of that source's samples it is,
+and ``cursor.py`` where that one begins. Nothing is stored per sample, so a plan over 10^12 tokens is as small
+as one over 10^5, every data-parallel rank computes its own share, and resuming needs only a step number. All
+arithmetic is on Python integers.
+
+A stage's plan starts from the cursors the plan before ended with, and ``cursors(upto)`` gives them at any
+sample: so a mix can be changed in the middle of a stage without reading anything twice or leaving anything
+out.
+"""
+
+from bisect import bisect_right
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from fractions import Fraction
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from data_pipeline.config import CurriculumConfig, PhaseConfig, PlanConfig
+from data_pipeline.cursor import Cursor, Reader, Universe
+from data_pipeline.layout import Layout, apportion
+from data_pipeline.permutation import derive_key
+from stemma.core.errors import DamagedError, StemmaError
+from stemma.core.files import read_json, write_json
+from stemma.core.ledger import Ledger
+from stemma.core.stage import Stage, Workspace
+
+SCHEMA = 1
+SPLIT = "train"
+
+
+class PlanError(StemmaError):
+    """A curriculum cannot be carried out with the tokens there are."""
+
+
+@dataclass(frozen=True)
+class PlannedSource:
+    """A source a plan may read.
+
+    Attributes:
+        universe: its size and the seed of its order.
+        domain: the part of the mix it counts for.
+        role: which input of a stage holds its shard: ``tokens`` or ``agent_tokens``.
+        fingerprint: of that tokens artifact.
+    """
+
+    universe: Universe
+    domain: str
+    role: str
+    fingerprint: str
+
+
+@dataclass(frozen=True)
+class Location:
+    """What one sample consists of.
+
+    Attributes:
+        source: the source it comes from.
+        domain: the source's domain.
+        epoch: how often the source has been read before, from the first stage on.
+        start_token: first token in the source's ``train`` shard; the sample reads ``start .. start +
+            length``, the last one as a label only.
+        sequence_length: predicted tokens.
+        phase: index of its phase.
+    """
+
+    source: str
+    domain: str
+    epoch: int
+    start_token: int
+    sequence_length: int
+    phase: int
+
+
+@dataclass(frozen=True)
+class Batch:
+    """The samples of one optimizer step: ``first_sample .. first_sample + samples - 1``, all of one phase."""
+
+    phase: int
+    first_sample: int
+    samples: int
+
+
+@dataclass(frozen=True)
+class Phase:
+    """A stretch with one mix and one sequence length.
+
+    Attributes:
+        name: for people.
+        sequence_length: predicted tokens per sample.
+        first_sample: its first sample, counted from the stage's beginning.
+        samples: how many it has.
+        first_step: its first optimizer step.
+        batch_samples: samples of one step.
+        counts: samples by source, all above zero.
+        cursors: where those sources stood at its beginning.
+        waste: by source, positions given up in this phase because an epoch ended with less than a sample
+            unread.
+        block: smallest block of the layout, in samples.
+        window: super-chunks read side by side.
+        key: seeds the layout.
+        weights: what was asked for.
+    """
+
+    name: str
+    sequence_length: int
+    first_sample: int
+    samples: int
+    first_step: int
+    batch_samples: int
+    counts: dict[str, int]
+    cursors: dict[str, Cursor]
+    waste: dict[str, int]
+    block: int
+    window: int
+    key: int
+    weights: dict[str, float]
+
+    @property
+    def tokens(self) -> int:
+        """Predicted tokens of the phase."""
+        return self.samples * self.sequence_length
+
+    @property
+    def steps(self) -> int:
+        """Optimizer steps of the phase."""
+        return self.samples // self.batch_samples
+
+    @cached_property
+    def sources(self) -> list[str]:
+        """The sources it reads, in the layout's order."""
+        return sorted(self.counts)
+
+    @cached_property
+    def layout(self) -> Layout:
+        """The order of its samples by source."""
+        return Layout([self.counts[name] for name in self.sources], self.block, self.key)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The plan of one training stage. See the module's docstring.
+
+    Attributes:
+        sources: every source that may be read, by name.
+        phases: in order.
+        cursors_in: where the sources stood before the stage; those never read are absent.
+        batch_tokens: predicted tokens of one optimizer step.
+    """
+
+    sources: dict[str, PlannedSource]
+    phases: tuple[Phase, ...]
+    cursors_in: dict[str, Cursor]
+    batch_tokens: int
+    _starts: tuple[int, ...] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_starts", tuple(phase.first_sample for phase in self.phases))
+
+    @classmethod
+    def load(cls, path: Path) -> "Plan":
+        """Read ``plan.json``, or the one inside an artifact's folder.
+
+        Raises:
+            DamagedError: it is not a plan of the schema this version writes.
+        """
+        path = path / "plan.json" if path.is_dir() else path
+        return plan_from_json(read_json(path), path)
+
+    @property
+    def total_samples(self) -> int:
+        """Samples of the stage."""
+        return sum(phase.samples for phase in self.phases)
+
+    @property
+    def total_tokens(self) -> int:
+        """Predicted tokens of the stage."""
+        return sum(phase.tokens for phase in self.phases)
+
+    @property
+    def total_steps(self) -> int:
+        """Optimizer steps of the stage."""
+        return sum(phase.steps for phase in self.phases)
+
+    @property
+    def domains(self) -> dict[str, str]:
+        """Domain of every source."""
+        return {name: source.domain for name, source in self.sources.items()}
+
+    def phase_of(self, sample: int) -> int:
+        """Index of the phase a sample belongs to.
+
+        Raises:
+            IndexError: the stage has no such sample.
+        """
+        if not 0 <= sample < self.total_samples:
+            raise IndexError(f"sample {sample} is outside a stage of {self.total_samples} samples")
+        return bisect_right(self._starts, sample) - 1
+
+    def batch(self, step: int) -> Batch:
+        """The samples of an optimizer step, counted from 0.
+
+        Raises:
+            IndexError: the stage has no such step.
+        """
+        if not 0 <= step < self.total_steps:
+            raise IndexError(f"step {step} is outside a stage of {self.total_steps} steps")
+        index = bisect_right([phase.first_step for phase in self.phases], step) - 1
+        phase = self.phases[index]
+        first = phase.first_sample + (step - phase.first_step) * phase.batch_samples
+        return Batch(index, first, phase.batch_samples)
+
+    def locate(self, sample: int) -> Location:
+        """Where a sample's tokens are.
+
+        Raises:
+            IndexError: the stage has no such sample.
+        """
+        index = self.phase_of(sample)
+        phase = self.phases[index]
+        position, number = phase.layout.locate(sample - phase.first_sample)
+        name = phase.sources[position]
+        epoch, start = self.reader(index, name).locate(number)
+        return Location(name, self.sources[name].domain, epoch, start, phase.sequence_length, index)
+
+    def reader(self, phase: int, source: str) -> Reader:
+        """A source as a phase reads it."""
+        at = self.phases[phase]
+        return Reader(self.sources[source].universe, at.cursors[source], at.sequence_length, at.window)
+
+    def counts(self, upto: int) -> Ledger:
+        """What the first ``upto`` samples consist of, by arithmetic. Every position carries loss.
+
+        Raises:
+            IndexError: ``upto`` is not in ``range(total_samples + 1)``.
+        """
+        if not 0 <= upto <= self.total_samples:
+            raise IndexError(f"{upto} samples of a stage of {self.total_samples}")
+        ledger = Ledger(self.domains)
+        for phase, samples in self._samples_by_phase(upto):
+            for name, count in samples.items():
+                tokens = count * phase.sequence_length
+                ledger.record(name, count, tokens, tokens)
+        return ledger
+
+    def planned(self, step: int) -> Ledger:
+        """What the first ``step`` optimizer steps consist of.
+
+        Raises:
+            IndexError: ``step`` is not in ``range(total_steps + 1)``.
+        """
+        if step == 0:
+            return self.counts(0)
+        last = self.batch(step - 1)
+        return self.counts(last.first_sample + last.samples)
+
+    def cursors(self, upto: int | None = None) -> dict[str, Cursor]:
+        """Where every source ever read stands after ``upto`` samples; after the whole stage by default."""
+        reached = dict(self.cursors_in)
+        for phase, samples in self._samples_by_phase(self.total_samples if upto is None else upto):
+            for name, count in samples.items():
+                reader = Reader(
+                    self.sources[name].universe, phase.cursors[name], phase.sequence_length, phase.window
+                )
+                reached[name] = reader.advance(count)[0]
+        return reached
+
+    def _samples_by_phase(self, upto: int) -> list[tuple[Phase, dict[str, int]]]:
+        """Samples by source (zeros left out) of every phase that begins before ``upto``."""
+        found = []
+        for phase in self.phases:
+            if (inside := min(upto - phase.first_sample, phase.samples)) > 0:
+                counts = zip(phase.sources, phase.layout.counts_before(inside))
+                found.append((phase, {name: count for name, count in counts if count}))
+        return found
+
+    def samples_reading(self, source: str, start: int, stop: int) -> list[int]:
+        """The samples of the stage that read or predict any of a source's tokens ``start .. stop - 1``,
+        ascending.
+
+        Arithmetic (the inverse of ``locate``), not a scan: the cost grows with the super-chunks touched and
+        the epochs.
+        """
+        found = []
+        for index, phase in enumerate(self.phases):
+            if source not in phase.counts:
+                continue
+            position = phase.sources.index(source)
+            for number in self.reader(index, source).numbers(start, stop, phase.counts[source]):
+                found.append(phase.first_sample + phase.layout.position(position, number))
+        return sorted(found)
+
+    def to_json(self) -> dict[str, Any]:
+        """The content of ``plan.json``."""
+        return {
+            "schema": SCHEMA,
+            "batch_tokens": self.batch_tokens,
+            "total_samples": self.total_samples,
+            "total_tokens": self.total_tokens,
+            "total_steps": self.total_steps,
+            "sources": {
+                name: {
+                    "domain": source.domain,
+                    "role": source.role,
+                    "fingerprint": source.fingerprint,
+                    "shard": f"{SPLIT}/{name}",
+                    "tokens": source.universe.tokens,
+                    "chunk": source.universe.chunk,
+                    "seed": source.universe.seed,
+                }
+                for name, source in self.sources.items()
+            },
+            "phases": [
+                {
+                    **{
+                        key: value
+                        for key, value in vars(phase).items()
+                        if key not in ("cursors", "sources", "layout")
+                    },
+                    "cursors": {name: cursor.to_json() for name, cursor in phase.cursors.items()},
+                }
+                for phase in self.phases
+            ],
+            "cursors_in": {name: cursor.to_json() for name, cursor in self.cursors_in.items()},
+            "cursors_out": {name: cursor.to_json() for name, cursor in self.cursors().items()},
+        }
+
+
+def plan_from_json(value: Any, path: Path) -> Plan:
+    """Rebuild a plan from the content of ``plan.json``.
+
+    Raises:
+        DamagedError: it is of another schema, or does not add up.
+    """
+    try:
+        if value["schema"] != SCHEMA:
+            raise DamagedError(
+                f"{path} is a plan of schema {value['schema']}; this version reads schema {SCHEMA}"
+            )
+        sources = {
+            name: PlannedSource(
+                Universe(name, entry["tokens"], entry["chunk"], entry["seed"]),
+                entry["domain"],
+                entry["role"],
+                entry["fingerprint"],
+            )
+            for name, entry in value["sources"].items()
+        }
+        phases = tuple(
+            Phase(
+                **{**entry, "cursors": {name: Cursor.from_json(at) for name, at in entry["cursors"].items()}}
+            )
+            for entry in value["phases"]
+        )
+        cursors_in = {name: Cursor.from_json(at) for name, at in value["cursors_in"].items()}
+        plan = Plan(sources, phases, cursors_in, value["batch_tokens"])
+        sums = [sum(phase.counts.values()) == phase.samples for phase in phases]
+        if not all(sums) or plan.total_samples != value["total_samples"]:
+            raise DamagedError(
+                f"{path}: the sample counts of its phases do not add up. It was left as it is."
+            )
+    except (KeyError, TypeError, ValueError) as error:
+        raise DamagedError(
+            f"{path} is not a plan ({type(error).__name__}: {error}). It was left as it is."
+        ) from error
+    return plan
+
+
+def build_plan(
+    config: PlanConfig, sources: Mapping[str, PlannedSource], cursors: Mapping[str, Cursor] | None = None
+) -> Plan:
+    """Plan a stage.
+
+    Args:
+        config: phases and batch.
+        sources: what may be read, by name.
+        cursors: where the sources stand, from ``Plan.cursors`` of the plan before; absent ones are fresh.
+
+    Raises:
+        PlanError: the curriculum cannot be carried out; says why and what to change.
+    """
+    standing = dict(cursors or {})
+    phases: list[Phase] = []
+    first_sample = first_step = 0
+    for number, wanted in enumerate(config.curriculum.phases):
+        _check_length(wanted, sources)
+        batch_samples = config.batch_tokens // wanted.sequence_length
+        steps = wanted.tokens // config.batch_tokens
+        samples = steps * batch_samples
+        shares = source_weights(wanted, sources)
+        counts = dict(zip(shares, apportion(samples, list(shares.values()))))
+        counts = {name: count for name, count in counts.items() if count}
+        begun, waste = {}, {}
+        for name, count in counts.items():
+            begun[name] = standing.get(name) or Cursor(0, sources[name].universe.fresh())
+            reader = Reader(
+                sources[name].universe, begun[name], wanted.sequence_length, config.curriculum.window
+            )
+            _check_supply(wanted, config.curriculum, sources[name], reader, count)
+            standing[name], given_up = reader.advance(count)
+            if given_up:
+                waste[name] = given_up
+        phases.append(
+            Phase(
+                name=wanted.name,
+                sequence_length=wanted.sequence_length,
+                first_sample=first_sample,
+                samples=samples,
+                first_step=first_step,
+                batch_samples=batch_samples,
+                counts=counts,
+                cursors=begun,
+                waste=waste,
+                block=config.curriculum.block,
+                window=config.curriculum.window,
+                key=derive_key(config.curriculum.seed, "layout", number),
+                weights=dict(wanted.weights),
+            )
+        )
+        first_sample += samples
+        first_step += steps
+    return Plan(dict(sources), tuple(phases), dict(cursors or {}), config.batch_tokens)
+
+
+def source_weights(phase: PhaseConfig, sources: Mapping[str, PlannedSource]) -> dict[str, Fraction]:
+    """The share of every source with one, in the order of their names; shares add up to what the weights add
+    up to.
+
+    A decimal weight is taken at its word (0.1 is a tenth). A domain's weight is divided over its sources in
+    proportion to their tokens, without those that have a weight of their own.
+
+    Raises:
+        PlanError: a name is neither a source nor a domain, or a domain has no tokens left.
+    """
+    domains = sorted({source.domain for source in sources.values()})
+    shares: dict[str, Fraction] = {}
+    for name, weight in phase.weights.items():
+        exact = Fraction(str(weight))
+        if name in sources:
+            shares[name] = shares.get(name, Fraction(0)) + exact
+            continue
+        if name not in domains:
+            raise PlanError(
+                f"phase {phase.name!r}: {name!r} in weights is neither a source nor a domain of the tokens given.\n"
+                f"  domains: {', '.join(domains)}\n  sources: {', '.join(sorted(sources))}"
+            )
+        members = [
+            key for key, source in sources.items() if source.domain == name and key not in phase.weights
+        ]
+        total = sum(sources[key].universe.positions for key in members)
+        if not total and weight:
+            raise PlanError(
+                f"phase {phase.name!r}: domain {name!r} has no tokens left to give its weight {weight} to; "
+                "leave it out or give weights to its sources alone"
+            )
+        for key in members:
+            part = exact * Fraction(sources[key].universe.positions, total) if total else Fraction(0)
+            shares[key] = shares.get(key, Fraction(0)) + part
+    if not any(shares.values()):
+        raise PlanError(
+            f"phase {phase.name!r}: every weight is zero; give at least one source or domain a share"
+        )
+    return {name: shares[name] for name in sorted(shares)}
+
+
+def _check_length(phase: PhaseConfig, sources: Mapping[str, PlannedSource]) -> None:
+    for name, source in sources.items():
+        if source.universe.chunk % phase.sequence_length:
+            raise PlanError(
+                f"phase {phase.name!r}: its sequence length {phase.sequence_length} does not divide the super-chunk of "
+                f"{name!r}, {source.universe.chunk} tokens; use one of its divisors or change tokens.sequence_chunk"
+            )
+
+
+def _check_supply(
+    phase: PhaseConfig, curriculum: CurriculumConfig, source: PlannedSource, reader: Reader, asked: int
+) -> None:
+    name = source.universe.name
+    cap = phase.max_epochs.get(name, phase.max_epochs.get(source.domain, curriculum.max_epochs))
+    available = reader.available(cap)
+    if asked > available:
+        length = phase.sequence_length
+        raise PlanError(
+            f"phase {phase.name!r} asks source {name!r} for more than it has:\n"
+            f"  asked     {asked} samples of {length} ({asked * length:,} tokens)\n"
+            f"  available {available} samples ({available * length:,} tokens) up to its cap of {cap} epochs; it has "
+            f"{source.universe.tokens:,} tokens and is in epoch {reader.cursor.epoch + 1}\n"
+            f"  change    lower its weight ({', '.join(phase.weights)}) or the phase's tokens, raise max_epochs, or "
+            "give it more text"
+        )
+
+
+class PlanStage(Stage):
+    """Plan one training stage.
+
+    Inputs: tokens artifacts under any roles but ``previous``, which is the plan of the stage before, if there
+        is one.
+    """
+
+    kind = "plan"
+    config: PlanConfig
+
+    def run(self, work: Workspace) -> dict[str, Any]:
+        previous = Plan.load(self.inputs["previous"].path) if "previous" in self.inputs else None
+        plan = build_plan(self.config, self._sources(previous), previous.cursors() if previous else None)
+        write_json(work.path / "plan.json", plan.to_json())
+        ledger = plan.counts(plan.total_samples)
+        return {
+            "tokens": plan.total_tokens,
+            "samples": plan.total_samples,
+            "steps": plan.total_steps,
+            "phases": len(plan.phases),
+            "waste": sum(sum(phase.waste.values()) for phase in plan.phases),
+            "domains": {domain: count.tokens for domain, count in sorted(ledger.by_domain().items())},
+        }
+
+    def _sources(self, previous: Plan | None) -> dict[str, PlannedSource]:
+        """Sources of the tokens artifacts; those of the plan before keep their seed and must not have changed."""
+        found: dict[str, PlannedSource] = {}
+        for role, artifact in sorted(self.inputs.items()):
+            if role == "previous":
+                continue
+            index = read_json(artifact.file("tokens.json"))
+            for name, entry in sorted(index["sources"].items()):
+                if SPLIT not in entry["splits"]:
+                    continue
+                if name in found:
+                    raise PlanError(
+                        f"source {name!r} is in both {role} and {found[name].role}; rename one of them"
+                    )
+                before = previous.sources.get(name) if previous else None
+                seed = before.universe.seed if before else self.config.curriculum.seed
+                universe = Universe(name, entry["splits"][SPLIT]["tokens"], index["sequence_chunk"], seed)
+                found[name] = PlannedSource(universe, entry["domain"], role, artifact.fingerprint)
+                if before and (before.fingerprint, before.universe) != (artifact.fingerprint, universe):
+                    raise PlanError(
+                        f"source {name!r} is not what {self.inputs['previous']} read ({before.universe.tokens:,} tokens of "
+                        f"{before.fingerprint[:12]}, now {universe.tokens:,} of {artifact.fingerprint[:12]}): its cursor "
+                        "means nothing there; plan from the first stage on"
+                    )
+        gone = sorted(previous.cursors().keys() - found.keys()) if previous else []
+        for name in gone if previous else []:
+            found[name] = previous.sources[name]
+        return found
+
+
+def fresh_sources(
+    tokens: Mapping[str, int], domains: Mapping[str, str], chunk: int, seed: int = 0, role: str = "tokens"
+) -> dict[str, PlannedSource]:
+    """Sources by name from their sizes alone, for planning without artifacts (``stemma plan``)."""
+    return {
+        name: PlannedSource(Universe(name, size, chunk, seed), domains[name], role, "")
+        for name, size in tokens.items()
+    }
