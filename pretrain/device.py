@@ -1,0 +1,135 @@
+"""Which device trains, and everything Megatron-core assumes about CUDA that a CPU run has to answer.
+
+Import this before anything of ``megatron``. On a machine with CUDA it touches nothing. Without, importing it prepares
+Megatron-core 0.16 for the CPU, and ``construction()`` guards the two places where models and optimizers are built.
+The whole list, each with why it is there:
+
+1. ``torch.cuda.current_device()`` is called wherever Megatron allocates: it answers the CPU device.
+2. ``torch.zeros(..., device="cuda")`` and its like stand in the schedules, the optimizers, gradient clipping and the
+   gradient buffers. Those modules see ``torch`` through a proxy that reads "cuda" as "cpu". A ``TorchFunctionMode``
+   would do the same but taxes every torch call of a training step.
+3. Clipping asserts that gradients are of type ``torch.cuda.FloatTensor``: the one function that does is replaced.
+4. ``Tensor.cuda()`` and ``Tensor.type()`` are asked while models and optimizers are built: ``construction()`` answers
+   them, through a mode that is active only there.
+5. ``multi_latent_attention.HAVE_TE`` is True without Transformer Engine: its imports succeed, the names are None.
+6. Importing Megatron wraps helpers in ``torch.compile``, which would load Dynamo (1.3 s) and compile at the first step
+   (a C++ compiler, half a minute): the helpers stay plain functions.
+
+Random numbers need no answer: the model has no dropout, and its weights are drawn by ``pretrain.model``, not Megatron.
+"""
+
+import contextlib
+import os
+import types
+import warnings
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch.overrides import TorchFunctionMode
+
+ON_CUDA = torch.cuda.is_available()
+CPU = torch.device("cpu")
+
+
+def local_device() -> torch.device:
+    """The device of this process: its own GPU (``LOCAL_RANK``), or the CPU."""
+    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0"))) if ON_CUDA else CPU
+
+
+def backend() -> str:
+    """The torch.distributed backend of the device."""
+    return "nccl" if ON_CUDA else "gloo"
+
+
+def start(threads: int) -> torch.device:
+    """Make this process ready to compute.
+
+    Args:
+        threads: OpenMP threads on a CPU; left alone on CUDA.
+
+    Returns:
+        The device to put tensors on.
+    """
+    device = local_device()
+    if ON_CUDA:
+        torch.cuda.set_device(device)
+    else:
+        torch.set_num_threads(threads)
+        torch.set_flush_denormal(True)  # Adam's moments of rare tokens decay into denormals, which are ~100x slower
+    return device
+
+
+@contextlib.contextmanager
+def construction() -> Iterator[None]:
+    """Build models and optimizers inside this; on CUDA it does nothing."""
+    with contextlib.nullcontext() if ON_CUDA else _AnswerAsCuda():
+        yield
+
+
+class _AnswerAsCuda(TorchFunctionMode):
+    """``Tensor.cuda()`` returns the tensor; ``Tensor.type()`` names the CUDA type of the same precision."""
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if func is torch.Tensor.cuda:
+            return args[0]
+        result = func(*args, **(kwargs or {}))
+        if func is torch.Tensor.type and isinstance(result, str):
+            return result.replace("torch.", "torch.cuda.", 1)
+        return result
+
+
+class _TorchOnCpu(types.ModuleType):
+    """``torch``, but the factories that Megatron calls with ``device="cuda"`` allocate on the CPU."""
+
+    def __init__(self) -> None:
+        super().__init__("torch")
+        for name in ("zeros", "ones", "empty", "tensor", "full", "arange"):
+            setattr(self, name, self._on_cpu(getattr(torch, name)))
+
+    @staticmethod
+    def _on_cpu(factory: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
+        def allocate(*args: Any, device: Any = None, **kwargs: Any) -> torch.Tensor:
+            return factory(*args, device=CPU if device == "cuda" else device, **kwargs)
+
+        return allocate
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(torch, name)
+
+
+def _clip_grad_by_total_norm(
+    parameters: list[torch.Tensor], max_norm: float, total_norm: float, use_decoupled_grad: bool = False
+) -> None:
+    """Scale gradients in place so that their norm is at most ``max_norm``; Megatron's formula, one fused call."""
+    coefficient = max_norm / (total_norm + 1.0e-6)
+    if coefficient < 1.0:
+        torch._foreach_mul_([p.grad for p in parameters if p.grad is not None], coefficient)
+
+
+def _prepare_megatron_for_cpu() -> None:
+    torch.cuda.current_device = lambda: CPU  # type: ignore[assignment, return-value]
+    compile_ = torch.compile
+    torch.compile = lambda function=None, **_: function if function else (lambda inner: inner)  # type: ignore
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # "Transformer Engine and Apex are not installed"
+            from megatron.core import utils
+            from megatron.core.distributed import param_and_grad_buffer
+            from megatron.core.models import backends  # noqa: F401  (warns too)
+            from megatron.core.optimizer import clip_grads, distrib_optimizer, grad_scaler, optimizer
+            from megatron.core.pipeline_parallel import schedules
+            from megatron.core.transformer import multi_latent_attention
+    finally:
+        torch.compile = compile_
+    proxy = _TorchOnCpu()
+    for module in (utils, param_and_grad_buffer, clip_grads, distrib_optimizer, grad_scaler, optimizer, schedules):
+        module.torch = proxy
+    optimizer.clip_grad_by_total_norm_fp32 = _clip_grad_by_total_norm
+    multi_latent_attention.HAVE_TE = False
+
+
+if not ON_CUDA:
+    _prepare_megatron_for_cpu()

@@ -1,0 +1,358 @@
+"""The engine: one model on all ranks of a run, and what can be done with it: train, evaluate, save, load, export.
+
+The same code runs on CUDA and on CPUs; ``pretrain.device`` answers for the differences. It has run on CPUs only.
+"""
+
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from pretrain import checkpoint, convert, device
+from pretrain.batch import MicroBatch, StepBatch
+from pretrain.config import ModelConfig, TrainingConfig
+from pretrain.model import LanguageModel, build_model, initialize, megatron_config
+from pretrain.optimizer import build_optimizer, set_learning_rate
+from stemma.core.errors import StemmaError
+from stemma.core.stage import Execution
+
+# isort: split
+# Megatron is imported after pretrain.device, which prepares it for a CPU.
+from megatron.core import parallel_state
+from megatron.core.distributed import (
+    DistributedDataParallel,
+    DistributedDataParallelConfig,
+    finalize_model_grads,
+)
+from megatron.core.optimizer import MegatronOptimizer
+from megatron.core.pipeline_parallel import get_forward_backward_func
+from megatron.core.tensor_parallel import vocab_parallel_cross_entropy
+
+ObjectiveLoss = Callable[[Tensor, MicroBatch], tuple[Tensor, dict[str, Tensor]]]
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """What one optimizer step came to.
+
+    Attributes:
+        loss: summed loss of the global batch over its denominator.
+        grad_norm: norm of the gradient over all parameters, before clipping.
+        metrics: the objective's sums over the global batch, each over the same denominator.
+        skipped: nothing was updated (fp16: the scaled gradient overflowed).
+    """
+
+    loss: float
+    grad_norm: float
+    metrics: dict[str, float]
+    skipped: bool
+
+
+class Engine:
+    """One model, spread over the ranks of a run. Make it with ``Engine.build``; every rank calls every method."""
+
+    def __init__(
+        self,
+        model: ModelConfig,
+        training: TrainingConfig,
+        module: LanguageModel,
+        ddp: DistributedDataParallel,
+        optimizer: MegatronOptimizer,
+        where: torch.device,
+    ) -> None:
+        self.model = model
+        self.training = training
+        self.module = module
+        self.ddp = ddp
+        self.optimizer = optimizer
+        self.device = where
+        self.rank = dist.get_rank()
+        self.world_size = dist.get_world_size()
+        self.data_rank = parallel_state.get_data_parallel_rank()
+        self.data_size = parallel_state.get_data_parallel_world_size()
+        self.tensor_size = parallel_state.get_tensor_model_parallel_world_size()
+        self.is_first_stage = parallel_state.is_pipeline_first_stage()
+        self.is_last_stage = parallel_state.is_pipeline_last_stage()
+
+    @classmethod
+    def build(cls, model: ModelConfig, training: TrainingConfig, execution: Execution) -> "Engine":
+        """Join the other ranks, build this rank's part of the model and the optimizer, and draw the weights.
+
+        Under torchrun the ranks are those it started; without, this process is the only one.
+
+        Raises:
+            StemmaError: the number of processes is not TP x PP x DP, or the precision or the split is impossible.
+        """
+        where = device.start(execution.threads)
+        join(execution)
+        config = megatron_config(
+            model, training.precision, execution.tensor_parallel, execution.pipeline_parallel
+        )
+        module = build_model(model, config)
+        initialize(module, model, training.seed)
+        module = module.to(where, config.params_dtype)
+        if training.rope_theta is not None:
+            module.set_rope_theta(training.rope_theta)
+        distributed = execution.data_parallel > 1
+        ddp = DistributedDataParallel(
+            config,
+            DistributedDataParallelConfig(grad_reduce_in_fp32=True, use_distributed_optimizer=distributed),
+            module,
+        )
+        optimizer = build_optimizer(ddp, config, training.optimizer, distributed)
+        config.finalize_model_grads_func = _finalize_gradients
+        if training.precision == "fp16":
+            config.grad_scale_func = optimizer.scale_loss
+        return cls(model, training, module, ddp, optimizer, where)
+
+    def close(self) -> None:
+        """Leave the other ranks; the process can build another engine afterwards."""
+        parallel_state.destroy_model_parallel()
+        dist.destroy_process_group()
+
+    # --- training and evaluation ---
+
+    def train_step(self, batch: StepBatch, objective_loss: ObjectiveLoss, lr: float) -> StepResult:
+        """One optimizer step.
+
+        Args:
+            batch: this data-parallel rank's share of the step.
+            objective_loss: from the logits ``[batch, seq, vocab / TP]`` (fp32) of a micro batch, the loss summed over
+                its supervised positions, and sums to report under names that are the same on every call.
+            lr: learning rate of this step.
+
+        Raises:
+            StemmaError: the batch is empty.
+        """
+        if not batch.micro or batch.denominator <= 0:
+            raise StemmaError("a step's batch has no supervised token on it; the plan or the loss masks are wrong")
+        self.ddp.zero_grad_buffer()
+        self.optimizer.zero_grad()
+        sums = self._run(batch.micro, objective_loss, batch.denominator, train=True)
+        set_learning_rate(self.optimizer, self.training.optimizer, lr)
+        updated, grad_norm, _ = self.optimizer.step()
+        values = {name: value / batch.denominator for name, value in sums.items()}
+        return StepResult(values.pop("loss"), float(grad_norm or 0.0), values, skipped=not updated)
+
+    def evaluate(self, micro_batches: Sequence[MicroBatch]) -> float:
+        """Cross entropy (nats) summed over the supervised positions of all data-parallel ranks' micro batches."""
+
+        def loss(logits: Tensor, micro: MicroBatch) -> tuple[Tensor, dict[str, Tensor]]:
+            return (self.token_loss(logits, micro.labels).double() * micro.loss_mask).sum(), {}
+
+        with torch.no_grad():
+            return self._run(list(micro_batches), loss, 1.0, train=False)["loss"]
+
+    def token_logprobs_no_grad(self, tokens: Tensor) -> Tensor:
+        """Log-probability of each token given those before it, shifted to where it is predicted.
+
+        Args:
+            tokens: ``[batch, seq]``, the same on all ranks of a model replica.
+
+        Returns:
+            ``[batch, seq]`` fp32: position ``i`` holds that of ``tokens[:, i + 1]``, the last one 0.
+        """
+        labels = torch.cat([tokens[:, 1:], tokens[:, :1]], dim=1)
+        micro = MicroBatch(tokens, labels, torch.ones_like(tokens, dtype=torch.float32), torch.zeros_like(tokens))
+        kept: list[Tensor] = []
+
+        def keep(logits: Tensor, micro: MicroBatch) -> tuple[Tensor, dict[str, Tensor]]:
+            kept.append(self.token_logprobs(logits, micro.labels))
+            return kept[-1].sum(), {}
+
+        with torch.no_grad():
+            self._run([micro], keep, 1.0, train=False)
+        result = kept[0] if kept else torch.empty(tokens.shape, dtype=torch.float32, device=self.device)
+        result = result.contiguous()
+        if self.world_size > self.data_size * self.tensor_size:
+            last = parallel_state.get_pipeline_model_parallel_last_rank()
+            dist.broadcast(result, last, parallel_state.get_pipeline_model_parallel_group())
+        result[:, -1] = 0.0
+        return result
+
+    def token_loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Cross entropy of each position in fp32, correct for vocabularies split over tensor-parallel ranks.
+
+        Args:
+            logits: ``[batch, seq, vocab / TP]``; with TP > 1 they are consumed.
+            labels: ``[batch, seq]``, valid token ids everywhere, also where the loss mask is 0.
+
+        Returns:
+            ``[batch, seq]``.
+        """
+        if self.tensor_size == 1:
+            return _TokenLoss.apply(logits, labels)
+        return vocab_parallel_cross_entropy(logits.transpose(0, 1).contiguous(), labels.t().contiguous()).t()
+
+    def token_logprobs(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Log-probability of each label: ``-token_loss``."""
+        return -self.token_loss(logits, labels)
+
+    def set_rope_theta(self, theta: float) -> None:
+        """Change the base of the rotary frequencies from now on."""
+        self.module.set_rope_theta(theta)
+
+    def _run(
+        self, micro_batches: list[MicroBatch], objective_loss: ObjectiveLoss, denominator: float, train: bool
+    ) -> dict[str, float]:
+        """Pass micro batches forward (and backward) through all stages; sums over replicas, equal on every rank."""
+
+        def forward_step(batches: Iterator[MicroBatch], model: nn.Module) -> tuple[Tensor, Callable[..., Any]]:
+            micro = self._to_device(next(batches))
+            output = model(micro.tokens, micro.position_ids, micro.extra.get("documents"))
+
+            def loss(output: Tensor) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+                total, metrics = objective_loss(output, micro)
+                reported = {"loss": total.detach()} | {name: value.detach() for name, value in metrics.items()}
+                return total / denominator, torch.zeros((), dtype=torch.int, device=self.device), reported
+
+            return output, loss
+
+        shapes = [micro.tokens.shape for micro in micro_batches]
+        self.module.config.variable_seq_lengths = len(set(shapes)) > 1  # stages then tell each other the shape
+        results = get_forward_backward_func()(
+            forward_step_func=forward_step,
+            data_iterator=iter(micro_batches),
+            model=self.ddp,
+            num_microbatches=len(micro_batches),
+            micro_batch_size=shapes[0][0],
+            seq_length=shapes[0][1],
+            forward_only=not train,
+        )
+        return self._sum_over_ranks(results)
+
+    def _to_device(self, micro: MicroBatch) -> MicroBatch:
+        if not device.ON_CUDA:
+            return micro
+        to = {"device": self.device, "non_blocking": True}
+        return MicroBatch(
+            micro.tokens.to(**to),
+            micro.labels.to(**to),
+            micro.loss_mask.to(**to),
+            micro.position_ids.to(**to),
+            micro.sources,
+            {name: value.to(**to) for name, value in micro.extra.items()},
+        )
+
+    def _sum_over_ranks(self, results: list[dict[str, Tensor]]) -> dict[str, float]:
+        """Add up micro batches in float64, then replicas; the last stage tells the others."""
+        totals = {name: sum(result[name].double() for result in results) for name in (results or [{}])[0]}
+        if self.data_size > 1 and totals:
+            stacked = torch.stack([torch.as_tensor(value) for value in totals.values()])
+            dist.all_reduce(stacked, group=parallel_state.get_data_parallel_group())
+            totals = dict(zip(totals, stacked))
+        values = {name: float(value) for name, value in totals.items()}
+        if self.world_size > self.data_size * self.tensor_size:
+            box = [values]
+            last = parallel_state.get_pipeline_model_parallel_last_rank()
+            dist.broadcast_object_list(box, last, parallel_state.get_pipeline_model_parallel_group())
+            values = box[0]
+        return values
+
+    # --- weights in and out ---
+
+    def hf_state_dict(self) -> dict[str, Tensor]:
+        """The weights under the names of transformers' ``YoutuForCausalLM``, whole, on the CPU.
+
+        Complete on rank 0; empty on the others, which have to call it all the same.
+        """
+        return convert.megatron_to_hf(convert.gather(self.module, self.model), self.model)
+
+    def sync_hf(self, module: nn.Module) -> None:
+        """Copy the current weights into a live ``YoutuForCausalLM`` on rank 0."""
+        state = self.hf_state_dict()
+        if self.rank == 0:
+            convert.load_into(module, state)
+
+    def load_hf_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Take over weights under transformers' names; every rank passes them all. Moments are left as they are."""
+        convert.scatter(self.module, self.model, convert.hf_to_megatron(state, self.model))
+        self.optimizer.reload_model_params()
+
+    def save(self, folder: Path, extra: dict[str, Any]) -> None:
+        """Write model, optimizer, random state and ``extra`` (JSON) into ``folder``, all or nothing."""
+        checkpoint.save(folder, self.module, self.optimizer, extra)
+
+    def load(self, folder: Path, weights_only: bool = False) -> dict[str, Any]:
+        """Take over a checkpoint, which may have been saved on another number of ranks.
+
+        Args:
+            folder: what ``save`` wrote.
+            weights_only: leave optimizer and random state as they are.
+
+        Returns:
+            The ``extra`` it was saved with.
+
+        Raises:
+            DamagedError: a file is missing or altered; nothing was loaded.
+        """
+        extra = checkpoint.load(folder, self.module, self.optimizer, weights_only)
+        if weights_only:
+            self.optimizer.reload_model_params()
+        return extra
+
+    def parameter_hash(self) -> str:
+        """SHA-256 over this rank's parameters and optimizer state, bit for bit."""
+        sha = hashlib.sha256()
+        for name, tensor in sorted(self.module.state_dict().items()):
+            if isinstance(tensor, Tensor):
+                sha.update(name.encode())
+                sha.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().data)
+        for optimizer in self.optimizer.chained_optimizers:
+            for parameter in optimizer.get_parameters():
+                for name, value in sorted(optimizer.state[parameter].items()):
+                    sha.update(name.encode())
+                    sha.update(torch.as_tensor(value).cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
+        return sha.hexdigest()
+
+
+class _TokenLoss(torch.autograd.Function):
+    """Cross entropy per position that keeps the logits and one number per row instead of a second vocabulary-wide tensor."""
+
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, labels: Tensor) -> Tensor:
+        normalizer = torch.logsumexp(logits, dim=-1)
+        ctx.save_for_backward(logits, labels, normalizer)
+        return normalizer - logits.gather(-1, labels[..., None]).squeeze(-1)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        logits, labels, normalizer = ctx.saved_tensors
+        grad = grads[0][..., None]
+        out = (logits - normalizer[..., None]).exp_().mul_(grad)
+        return out.scatter_add_(-1, labels[..., None], -grad), None
+
+
+def join(execution: Execution) -> None:
+    """Initialise torch.distributed and Megatron's groups, or keep those of this topology.
+
+    Raises:
+        StemmaError: the number of processes is not TP x PP x DP.
+    """
+    if not dist.is_initialized():
+        if dist.is_torchelastic_launched():
+            dist.init_process_group(device.backend())
+        else:
+            dist.init_process_group(device.backend(), store=dist.HashStore(), rank=0, world_size=1)
+    if dist.get_world_size() != execution.ranks:
+        raise StemmaError(
+            f"this run has {dist.get_world_size()} processes, but tensor_parallel {execution.tensor_parallel} x "
+            f"pipeline_parallel {execution.pipeline_parallel} x data_parallel {execution.data_parallel} needs "
+            f"{execution.ranks}"
+        )
+    if parallel_state.model_parallel_is_initialized():
+        parallel_state.destroy_model_parallel()
+    parallel_state.initialize_model_parallel(
+        tensor_model_parallel_size=execution.tensor_parallel,
+        pipeline_model_parallel_size=execution.pipeline_parallel,
+    )
+
+
+def _finalize_gradients(model: list[nn.Module], _num_tokens: Tensor | None = None, **kwargs: Any) -> None:
+    """Sum gradients over ranks. The loss is already divided by the batch's tokens, so Megatron need not count them."""
+    finalize_model_grads(model, None, **kwargs)

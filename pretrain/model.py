@@ -1,0 +1,259 @@
+"""The model: Megatron-core's ``GPTModel`` with dense multi-head latent attention, built from a ``ModelConfig``.
+
+Initial weights are drawn here and not by Megatron: each tensor comes from a generator seeded with the run's seed and
+the tensor's own name, whole, and a rank keeps its part. So they depend on nothing but seed and shape: not on how many
+ranks share the model, nor on which device.
+"""
+
+import hashlib
+import re
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from kernels.attention.reference import causal_attention
+from pretrain import device
+from pretrain.config import ModelConfig, Precision
+from stemma.core.errors import StemmaError
+
+# isort: split
+# Megatron is imported after pretrain.device, which prepares it for a CPU.
+from megatron.core import parallel_state
+from megatron.core.models.gpt import GPTModel
+from megatron.core.models.gpt.gpt_layer_specs import get_gpt_layer_local_spec
+from megatron.core.transformer import ModuleSpec, TransformerConfig
+from megatron.core.transformer.enums import AttnMaskType
+from megatron.core.transformer.module import MegatronModule
+from megatron.core.transformer.transformer_config import MLATransformerConfig
+
+EMBEDDING = "embedding.word_embeddings.weight"
+
+
+class CausalAttention(MegatronModule):
+    """The ``core_attention`` of the layer spec: Megatron's own asserts on heads of different widths."""
+
+    def __init__(
+        self,
+        config: TransformerConfig,
+        layer_number: int,
+        attn_mask_type: AttnMaskType,
+        attention_type: str,
+        softmax_scale: float | None = None,
+        **_: object,  # k_channels, v_channels, process groups: the tensors' own shapes say it
+    ) -> None:
+        super().__init__(config=config)
+        self.softmax_scale = softmax_scale
+
+    def forward(
+        self, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **_: object
+    ) -> Tensor:
+        """Attend causally.
+
+        Args:
+            query, key: ``[seq, batch, heads, d_qk]``.
+            value: ``[seq, batch, heads, d_v]``.
+            attention_mask: ``[batch, seq]``, the number of each position's document (this model's meaning of
+                Megatron's argument), or None for one document.
+
+        Returns:
+            ``[seq, batch, heads * d_v]``.
+        """
+        query, key, value = (x.permute(1, 2, 0, 3) for x in (query, key, value))
+        out = causal_attention(query, key, value, self.softmax_scale, attention_mask)
+        return out.permute(2, 0, 1, 3).flatten(2)
+
+
+class LanguageModel(GPTModel):
+    """``GPTModel`` that returns logits as a view ``[batch, seq, vocab / TP]`` in fp32, without Megatron's copy."""
+
+    def _postprocess(self, hidden_states: Tensor, *_: object, **__: object) -> Tensor:
+        if not self.post_process:
+            return hidden_states
+        weight = self.shared_embedding_or_output_weight() if self.share_embeddings_and_output_weights else None
+        logits, _bias = self.output_layer(hidden_states, weight=weight)
+        return logits.transpose(0, 1).float()
+
+    def set_rope_theta(self, theta: float) -> None:
+        """Change the base of the rotary frequencies, which a stage of long context raises."""
+        for layer in self.decoder.layers:
+            rotary = layer.self_attention.rotary_pos_emb
+            dims = torch.arange(0, self.config.qk_pos_emb_head_dim, 2, dtype=torch.float32)
+            rotary.inv_freq = (1.0 / theta ** (dims / self.config.qk_pos_emb_head_dim)).to(rotary.inv_freq.device)
+            type(rotary).forward.cache_clear()  # Megatron keeps the angles of past lengths
+
+
+def megatron_config(
+    model: ModelConfig,
+    precision: Precision = "fp32",
+    tensor_parallel: int = 1,
+    pipeline_parallel: int = 1,
+) -> MLATransformerConfig:
+    """Megatron's config of a model.
+
+    The fields of bf16, fp16 and fp8 are set as Megatron documents them; only fp32 has run on a device so far.
+
+    Raises:
+        StemmaError: the precision needs CUDA and there is none, or the ranks do not divide the model.
+    """
+    if precision != "fp32" and not device.ON_CUDA:
+        raise StemmaError(
+            f"precision {precision} needs a CUDA device and this machine has none. Use precision: fp32 here."
+        )
+    divided = {"num_attention_heads": model.num_attention_heads, "ffn_hidden_size": model.ffn_hidden_size}
+    divided |= {"vocab_size": model.vocab_size, "kv_lora_rank + qk_rope_head_dim": _kv_down(model)}
+    if model.q_lora_rank is not None:
+        divided["q_lora_rank"] = model.q_lora_rank
+    uneven = [f"{name} ({value})" for name, value in divided.items() if value % tensor_parallel]
+    if uneven or model.num_layers % pipeline_parallel:
+        uneven += [f"num_layers ({model.num_layers})"] if model.num_layers % pipeline_parallel else []
+        raise StemmaError(
+            f"tensor_parallel {tensor_parallel} and pipeline_parallel {pipeline_parallel} must divide the model: "
+            f"they do not divide {', '.join(uneven)}"
+        )
+    dtype = {"fp32": torch.float32, "fp16": torch.float16}.get(precision, torch.bfloat16)
+    return MLATransformerConfig(
+        num_layers=model.num_layers,
+        hidden_size=model.hidden_size,
+        num_attention_heads=model.num_attention_heads,
+        ffn_hidden_size=model.ffn_hidden_size,
+        q_lora_rank=model.q_lora_rank,
+        kv_lora_rank=model.kv_lora_rank,
+        qk_head_dim=model.qk_nope_head_dim,
+        qk_pos_emb_head_dim=model.qk_rope_head_dim,
+        v_head_dim=model.v_head_dim,
+        multi_latent_attention=True,
+        qk_layernorm=True,
+        rope_type="rope",
+        rotary_base=model.rope_theta,
+        normalization="RMSNorm",
+        layernorm_epsilon=model.rms_norm_eps,
+        gated_linear_unit=True,
+        activation_func=F.silu,
+        add_bias_linear=False,
+        hidden_dropout=0.0,
+        attention_dropout=0.0,
+        bias_activation_fusion=device.ON_CUDA,
+        bias_dropout_fusion=False,
+        gradient_accumulation_fusion=False,
+        persist_layer_norm=False,
+        tensor_model_parallel_size=tensor_parallel,
+        pipeline_model_parallel_size=pipeline_parallel,
+        params_dtype=dtype,
+        pipeline_dtype=dtype,
+        bf16=precision in ("bf16", "fp8"),
+        fp16=precision == "fp16",
+        fp8="hybrid" if precision == "fp8" else None,
+        use_cpu_initialization=not device.ON_CUDA,
+        perform_initialization=False,  # initialize() does
+        calculate_per_token_loss=True,  # gradients are summed over replicas: the loss is divided beforehand
+    )
+
+
+def _kv_down(model: ModelConfig) -> int:
+    return model.kv_lora_rank + model.qk_rope_head_dim
+
+
+def layer_spec(fp8: bool = False) -> ModuleSpec:
+    """Megatron's local layer of dense MLA, with our own core attention.
+
+    Args:
+        fp8: take Transformer Engine's linear layers, which compute in fp8 on Hopper. Parameter names stay the same.
+            This variant has never run: no machine with CUDA was at hand.
+    """
+    spec = get_gpt_layer_local_spec(multi_latent_attention=True, qk_layernorm=True, normalization="RMSNorm")
+    attention, mlp = spec.submodules.self_attention.submodules, spec.submodules.mlp.submodules
+    attention.core_attention = CausalAttention
+    if fp8:
+        from megatron.core.extensions.transformer_engine import TEColumnParallelLinear, TERowParallelLinear
+
+        for name in ("q_proj", "q_down_proj", "q_up_proj", "kv_down_proj", "kv_up_proj"):
+            setattr(attention, f"linear_{name}", TEColumnParallelLinear)
+        attention.linear_proj = mlp.linear_fc2 = TERowParallelLinear
+        mlp.linear_fc1 = TEColumnParallelLinear
+    return spec
+
+
+def build_model(model: ModelConfig, config: MLATransformerConfig) -> LanguageModel:
+    """This rank's part of the model, with memory in place of weights; ``initialize`` fills it.
+
+    Needs Megatron's parallel state. Inside ``torch.device("meta")`` it allocates nothing, on a CPU.
+    """
+    with device.construction():
+        return LanguageModel(
+            config,
+            layer_spec(fp8=config.fp8 is not None),
+            vocab_size=model.vocab_size,
+            max_sequence_length=model.max_position_embeddings,
+            pre_process=parallel_state.is_pipeline_first_stage(),
+            post_process=parallel_state.is_pipeline_last_stage(),
+            share_embeddings_and_output_weights=model.tie_word_embeddings,
+            position_embedding_type="rope",
+        )
+
+
+@torch.no_grad()
+def initialize(module: LanguageModel, model: ModelConfig, seed: int) -> None:
+    """Draw the initial weights: normal, with one deviation for linear layers and one for embeddings; norms are one.
+
+    The same seed gives the same weights for every split over ranks.
+    """
+    rank = parallel_state.get_tensor_model_parallel_rank()
+    size = parallel_state.get_tensor_model_parallel_world_size()
+    first_layer = module.decoder.layers[0].layer_number - 1
+    for local_name, parameter in module.named_parameters():
+        name = global_name(local_name, first_layer, model.tie_word_embeddings)
+        if parameter.dim() == 1:
+            parameter.fill_(1.0)
+            continue
+        std = model.embedding_std if name == EMBEDDING else model.linear_std
+        key = hashlib.sha256(f"{seed}:{name}".encode()).digest()
+        generator = torch.Generator().manual_seed(int.from_bytes(key[:7], "big"))
+        whole = torch.empty(whole_shape(name, parameter.shape, size)).normal_(0.0, std, generator=generator)
+        parameter.copy_(tensor_shard(name, whole, rank, size))
+
+
+def global_name(local_name: str, first_layer: int, tied: bool) -> str:
+    """A parameter's name in the whole model: layers are numbered through all pipeline stages.
+
+    A tied output layer on the last stage is a copy of the first stage's embedding and bears its name.
+    """
+    if tied and local_name == "output_layer.weight":
+        return EMBEDDING
+    return re.sub(
+        r"^decoder\.layers\.(\d+)\.", lambda m: f"decoder.layers.{int(m[1]) + first_layer}.", local_name
+    )
+
+
+def shard_dimension(name: str) -> int | None:
+    """The dimension along which tensor parallelism splits a parameter, or None if each rank holds it whole."""
+    if name.endswith(("linear_proj.weight", "linear_fc2.weight")):
+        return 1
+    return None if "norm" in name else 0
+
+
+def whole_shape(name: str, shape: torch.Size, size: int) -> list[int]:
+    """Shape of the whole parameter of which each of ``size`` ranks holds ``shape``."""
+    dimension = shard_dimension(name)
+    return [n * size if i == dimension else n for i, n in enumerate(shape)]
+
+
+def tensor_shard(name: str, whole: Tensor, rank: int, size: int) -> Tensor:
+    """One tensor-parallel rank's part of a parameter. SwiGLU's two halves are split each for itself."""
+    dimension = shard_dimension(name)
+    if dimension is None or size == 1:
+        return whole
+    if name.endswith("linear_fc1.weight"):
+        return torch.cat([half.chunk(size)[rank] for half in whole.chunk(2)])
+    return whole.chunk(size, dimension)[rank]
+
+
+def join_shards(name: str, shards: list[Tensor]) -> Tensor:
+    """The whole parameter of the parts of all tensor-parallel ranks; inverse of ``tensor_shard``."""
+    dimension = shard_dimension(name)
+    if dimension is None or len(shards) == 1:
+        return shards[0]
+    if name.endswith("linear_fc1.weight"):
+        halves = [shard.chunk(2) for shard in shards]
+        return torch.cat([half[0] for half in halves] + [half[1] for half in halves])
+    return torch.cat(shards, dimension)

@@ -1,0 +1,55 @@
+"""AdamW through Megatron's optimizer: fp32 masters for half precision, clipping over all ranks, sharding over replicas."""
+
+import math
+
+import torch
+
+from pretrain import device
+from pretrain.config import OptimizerConfig
+
+# isort: split
+from megatron.core.distributed import DistributedDataParallel
+from megatron.core.optimizer import MegatronOptimizer, get_megatron_optimizer
+from megatron.core.optimizer import OptimizerConfig as MegatronOptimizerConfig
+from megatron.core.transformer import TransformerConfig
+
+
+def build_optimizer(
+    model: DistributedDataParallel, config: TransformerConfig, settings: OptimizerConfig, distributed: bool
+) -> MegatronOptimizer:
+    """Megatron's optimizer for a wrapped model.
+
+    Args:
+        model: this rank's part of the model.
+        config: Megatron's config of the model, for its precision.
+        settings: AdamW and clipping.
+        distributed: each data-parallel rank keeps its own part of the moments (ZeRO-1).
+    """
+    with device.construction():
+        optimizer = get_megatron_optimizer(
+            MegatronOptimizerConfig(
+                optimizer="adam",
+                lr=0.0,  # set_learning_rate, every step
+                weight_decay=settings.weight_decay,
+                adam_beta1=settings.adam_beta1,
+                adam_beta2=settings.adam_beta2,
+                adam_eps=settings.adam_eps,
+                clip_grad=settings.clip_grad or math.inf,  # infinity: measured, never clipped
+                bf16=config.bf16,
+                fp16=config.fp16,
+                params_dtype=config.params_dtype,
+                use_distributed_optimizer=distributed,
+            ),
+            [model],
+        )
+    for group in optimizer.param_groups:
+        if isinstance(getattr(optimizer, "optimizer", None), torch.optim.AdamW):
+            group["fused"] = True  # one pass over memory; the CPU has this kernel too
+    return optimizer
+
+
+def set_learning_rate(optimizer: MegatronOptimizer, settings: OptimizerConfig, lr: float) -> None:
+    """Set rate and decay of the next step; norms are not decayed (Megatron leaves both to its own scheduler)."""
+    for group in optimizer.param_groups:
+        group["lr"] = lr * group["lr_mult"]
+        group["weight_decay"] = settings.weight_decay * group["wd_mult"]

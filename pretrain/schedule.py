@@ -1,0 +1,39 @@
+"""Learning rates as a pure function of the step, so that a resumed run needs no scheduler state."""
+
+import math
+
+from pretrain.config import ScheduleConfig
+
+
+def learning_rate(schedule: ScheduleConfig, step: int, total_steps: int) -> float:
+    """Learning rate of one update.
+
+    The warm-up reaches ``peak_lr`` on its last step; falling shapes reach ``end_lr`` on the stage's last step.
+    ``wsd`` (warm-up, stable, decay: Hu et al. 2024, arXiv 2404.06395) falls as ``1 - sqrt`` of its decay phase
+    (Haegele et al. 2024, arXiv 2405.18392, section 3).
+
+    Args:
+        schedule: the stage's schedule.
+        step: number of the update, 0 for the first.
+        total_steps: updates in the stage.
+
+    Raises:
+        ValueError: ``step`` is not one of the stage's.
+    """
+    if not 0 <= step < total_steps:
+        raise ValueError(f"step {step} is not within a stage of {total_steps} steps")
+    peak, end = schedule.peak_lr, schedule.end_lr
+    if step < schedule.warmup_steps:
+        return schedule.start_lr + (peak - schedule.start_lr) * (step + 1) / schedule.warmup_steps
+    remaining = total_steps - schedule.warmup_steps
+    progress = (step + 1 - schedule.warmup_steps) / remaining  # in (0, 1]
+    if schedule.shape == "constant":
+        return peak
+    if schedule.shape == "linear":
+        return end + (peak - end) * (1.0 - progress)
+    if schedule.shape == "cosine":
+        return end + (peak - end) * 0.5 * (1.0 + math.cos(math.pi * progress))
+    stable = 1.0 - schedule.decay_fraction
+    if progress <= stable:
+        return peak
+    return end + (peak - end) * (1.0 - math.sqrt((progress - stable) / schedule.decay_fraction))
