@@ -143,20 +143,23 @@ def state_bytes_per_parameter(precision: Precision, shards: int) -> tuple[float,
 
 
 def layer_activation_bytes(model: ModelConfig, topology: Topology, precision: Precision) -> float:
-    """Bytes one layer keeps for its backward pass, per token, with a flash attention kernel and no dropout.
+    """Bytes one layer keeps for its backward pass, per token, with fused norms, SwiGLU and attention.
 
-    After Korthikanti et al. 2022 (arXiv 2205.05198, section 4), written out for MLA: the inputs of both norms
-    and what they feed (``4 h``), the latents before and after theirs (``2 q + 2 c``) and the shared rotary
-    key (``d_r``) are whole on every tensor-parallel rank; queries, keys, values, attention output (``n (2
-    (d_n + d_r) + 2 d_v)``) and the SwiGLU's input and output (``3 f``) are split; the kernel adds 4 bytes per
-    head for its log-sum-exp. Allocator slack and communication buffers are not in it.
+    After Korthikanti et al. 2022 (arXiv 2205.05198, section 4), written out for MLA. Whole on every
+    tensor-parallel rank: the inputs of both norms and what they feed (``4 h``), the latents before and after
+    theirs (``2 q + 2 c``) and the shared rotary key (``d_r``). Split: queries, keys, and values and output that
+    the engine pads to the keys' width for the kernel (``4 n (d_n + d_r)``), the output without padding
+    (``n d_v``), the SwiGLU's input and output (``3 f``), and the kernel's log-sum-exp (4 bytes per head).
+    Without the fused kernels, as on a CPU, each norm keeps one more copy of what it returns and the SwiGLU
+    ``2 f`` more. Allocator slack and communication buffers are not in it.
     """
     size = 4 if precision == "fp32" else 2
+    heads = model.num_attention_heads
     whole = (
         4 * model.hidden_size + 2 * (model.q_lora_rank or 0) + 2 * model.kv_lora_rank + model.qk_rope_head_dim
     )
-    split = model.num_attention_heads * 2 * (model.qk_head_dim + model.v_head_dim) + 3 * model.ffn_hidden_size
-    return size * (whole + split / topology.tensor) + 4 * model.num_attention_heads / topology.tensor
+    split = heads * (4 * model.qk_head_dim + model.v_head_dim) + 3 * model.ffn_hidden_size
+    return size * (whole + split / topology.tensor) + 4 * heads / topology.tensor
 
 
 @dataclass(frozen=True)
@@ -218,7 +221,6 @@ def memory(
     return max(rank(last=False), rank(last=True), key=lambda found: found.total)
 
 
-def days(flops: float, gpus: int, peak: float, utilization: float) -> float:
-    """Days that ``flops`` model FLOPs take on ``gpus`` devices of ``peak`` FLOP/s at a stated MFU (0 to
-    1)."""
-    return flops / (gpus * peak * utilization) / 86_400
+def days(flops: float, gpus: int, flops_per_gpu: float) -> float:
+    """Days that ``flops`` model FLOPs take on devices that each achieve ``flops_per_gpu`` FLOP/s."""
+    return flops / (gpus * flops_per_gpu) / 86_400
