@@ -5,6 +5,7 @@ from typing import Self
 from pydantic import Field, model_validator
 
 from environments.config import EnvironmentConfig
+from pretrain.config import PretrainConfig
 from stemma.core.config import Config
 
 
@@ -29,3 +30,11 @@ class TrajectoriesConfig(Config):
             if not name.isidentifier() or not name.islower():
                 raise ValueError(f"family name {name!r}: lower-case letters, digits and '_' only")
         return self
+
+
+class MidtrainConfig(PretrainConfig):
+    """One mid-training stage: pretraining whose plan has phases of longer sequences."""
+
+    rope_theta: dict[int, float] = Field(
+        {}, description="rotary base by sequence length, where it is not the one of `training` or the model"
+    )

@@ -162,7 +162,9 @@ def micro_batches(samples: Sequence[Sample], micro_batch_size: int) -> list[Micr
     return batches
 
 
-def global_batch(samples: Sequence[Sample], micro_batch_size: int, data_rank: int, data_size: int) -> StepBatch:
+def global_batch(
+    samples: Sequence[Sample], micro_batch_size: int, data_rank: int, data_size: int
+) -> StepBatch:
     """Make a step's batch from *all* its rows, for objectives whose every rank holds the whole batch.
 
     Args:

@@ -171,6 +171,11 @@ class TrainingConfig(Config):
     validation_tokens: int = Field(
         16_384, gt=0, description="tokens per domain that bits per byte are measured on before and after"
     )
+    validation_length: int = Field(
+        256,
+        gt=0,
+        description="positions of a validation window; the same in all stages, so that their figures compare",
+    )
     checkpoint_every: int = execution_field(50, gt=0, description="steps between checkpoints")
     keep_checkpoints: int = execution_field(2, ge=1, description="checkpoints kept while the stage trains")
 

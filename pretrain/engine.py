@@ -4,6 +4,7 @@ The same code runs on CUDA and on CPUs; ``pretrain.device`` answers for the diff
 """
 
 import hashlib
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +18,7 @@ from pretrain import checkpoint, convert, device
 from pretrain.batch import MicroBatch, StepBatch
 from pretrain.config import ModelConfig, TrainingConfig
 from pretrain.model import LanguageModel, build_model, initialize, megatron_config
-from pretrain.optimizer import build_optimizer, set_learning_rate
+from pretrain.optimizer import build_optimizer, set_learning_rate, update
 from stemma.core.errors import StemmaError
 from stemma.core.stage import Execution
 
@@ -44,7 +45,7 @@ class StepResult:
         loss: summed loss of the global batch over its denominator.
         grad_norm: norm of the gradient over all parameters, before clipping.
         metrics: the objective's sums over the global batch, each over the same denominator.
-        skipped: nothing was updated (fp16: the scaled gradient overflowed).
+        skipped: nothing was updated: the loss or the gradient is not finite (fp16: its scaled gradient overflowed).
     """
 
     loss: float
@@ -71,6 +72,7 @@ class Engine:
         self.ddp = ddp
         self.optimizer = optimizer
         self.device = where
+        self.rope_theta = training.rope_theta or model.rope_theta
         self.rank = dist.get_rank()
         self.world_size = dist.get_world_size()
         self.data_rank = parallel_state.get_data_parallel_rank()
@@ -135,9 +137,10 @@ class Engine:
         self.optimizer.zero_grad()
         sums = self._run(batch.micro, objective_loss, batch.denominator, train=True)
         set_learning_rate(self.optimizer, self.training.optimizer, lr)
-        updated, grad_norm, _ = self.optimizer.step()
         values = {name: value / batch.denominator for name, value in sums.items()}
-        return StepResult(values.pop("loss"), float(grad_norm or 0.0), values, skipped=not updated)
+        loss = values.pop("loss")
+        updated, grad_norm = update(self.optimizer, self.training.optimizer, math.isfinite(loss))
+        return StepResult(loss, grad_norm, values, skipped=not updated)
 
     def evaluate(self, micro_batches: Sequence[MicroBatch]) -> float:
         """Cross entropy (nats) summed over the supervised positions of all data-parallel ranks' micro batches."""
@@ -196,6 +199,7 @@ class Engine:
     def set_rope_theta(self, theta: float) -> None:
         """Change the base of the rotary frequencies from now on."""
         self.module.set_rope_theta(theta)
+        self.rope_theta = theta
 
     def _run(
         self, micro_batches: list[MicroBatch], objective_loss: ObjectiveLoss, denominator: float, train: bool

@@ -11,6 +11,7 @@ from pretrain.config import OptimizerConfig
 from megatron.core.distributed import DistributedDataParallel
 from megatron.core.optimizer import MegatronOptimizer, get_megatron_optimizer
 from megatron.core.optimizer import OptimizerConfig as MegatronOptimizerConfig
+from megatron.core.optimizer import optimizer as megatron_optimizer
 from megatron.core.transformer import TransformerConfig
 
 
@@ -25,7 +26,7 @@ def build_optimizer(
         settings: AdamW and clipping.
         distributed: each data-parallel rank keeps its own part of the moments (ZeRO-1).
     """
-    with device.construction():
+    with device.cuda_answered():
         optimizer = get_megatron_optimizer(
             MegatronOptimizerConfig(
                 optimizer="adam",
@@ -53,3 +54,25 @@ def set_learning_rate(optimizer: MegatronOptimizer, settings: OptimizerConfig, l
     for group in optimizer.param_groups:
         group["lr"] = lr * group["lr_mult"]
         group["weight_decay"] = settings.weight_decay * group["wd_mult"]
+
+
+def update(optimizer: MegatronOptimizer, settings: OptimizerConfig, loss_is_finite: bool) -> tuple[bool, float]:
+    """Clip and step as ``optimizer.step()`` does, but leave weights and moments alone where a number is not finite.
+
+    Megatron guards only its scaled half precision; one NaN would be in every weight after a plain step.
+
+    Returns:
+        Whether anything was updated, and the norm of the gradient before clipping (infinite on an fp16 overflow).
+    """
+    if optimizer.prepare_grads():
+        return False, math.inf
+    norm = float(optimizer.get_grad_norm())
+    if not (loss_is_finite and math.isfinite(norm)):
+        return False, norm
+    for part in optimizer.chained_optimizers:
+        if parameters := part.get_parameters():
+            # through the module: pretrain.device replaces this function there
+            megatron_optimizer.clip_grad_by_total_norm_fp32(
+                parameters, max_norm=settings.clip_grad or math.inf, total_norm=norm
+            )
+    return optimizer.step_with_ready_grads(), norm

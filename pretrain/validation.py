@@ -1,0 +1,82 @@
+"""Bits per byte of every domain, on held-out documents.
+
+``bits per byte = sum of -log2 p(token) / bytes of those tokens``, so models with different tokenizers compare. Every
+predicted token counts with the bytes it stands for; control tokens (the end of a document, turn marks) cost bits but
+stand for no bytes. Windows are cut from the ``valid`` shards at even distances, the same ones for every stage.
+"""
+
+import math
+from pathlib import Path
+
+import numpy as np
+
+from pretrain.batch import Sample, micro_batches, share
+from pretrain.engine import Engine
+from pretrain.launch import Job
+from pretrain.shards import Shard, open_shards
+from stemma.core.errors import StemmaError
+from tokenizer.load import load, token_bytes
+
+
+class Validator:
+    """Holds the windows of every domain; ``measure`` scores the engine's current weights.
+
+    Raises:
+        StemmaError: there is no held-out text.
+    """
+
+    def __init__(self, job: Job, engine: Engine) -> None:
+        self.engine = engine
+        self.micro_batch_size = job.training.micro_batch_size
+        self.bytes_of = np.array([len(text) for text in token_bytes(load(Path(job.tokenizer) / "hf"))])
+        shards = open_shards(map(Path, job.validation), "valid")
+        length, quota = job.training.validation_length, job.training.validation_tokens
+        self.windows = {
+            domain: windows([shard for shard in shards.values() if shard.domain == domain], length, quota)
+            for domain in sorted({shard.domain for shard in shards.values()})
+        }
+        if not any(self.windows.values()):
+            raise StemmaError("there is no held-out text to validate on: every `valid` shard is empty")
+
+    def measure(self) -> dict[str, float]:
+        """Bits per byte of each domain. Called by every rank; each scores its share."""
+        return {domain: self._measure(samples) for domain, samples in self.windows.items() if samples}
+
+    def _measure(self, samples: list[Sample]) -> float:
+        ranks = self.engine.data_size
+        # Every rank takes part in as many forward passes as the others: spare rows carry no loss.
+        spare = Sample("", samples[0].tokens, samples[0].labels, np.zeros_like(samples[0].loss_mask))
+        padded = samples + [spare] * (-len(samples) % ranks)
+        mine = [padded[row] for row in share(len(padded), self.engine.data_rank, ranks)]
+        nats = self.engine.evaluate(micro_batches(mine, self.micro_batch_size))
+        size = sum(int(self.bytes_of[sample.labels[sample.loss_mask > 0]].sum()) for sample in samples)
+        return nats / math.log(2) / size
+
+
+def windows(shards: list[Shard], length: int, quota: int) -> list[Sample]:
+    """Cut about ``quota`` predicted positions from a domain's shards, each in proportion to its size.
+
+    Args:
+        shards: of one domain.
+        length: positions of a window; the end of a short shard is padded, without loss.
+        quota: positions wanted, rounded to whole windows, at least one window of each shard.
+    """
+    total = sum(len(shard.ids) for shard in shards)
+    found = []
+    for shard in sorted(shards, key=lambda shard: shard.source):
+        positions = len(shard.ids) - 1  # the first token is never predicted
+        available = math.ceil(positions / length)
+        wanted = max(1, round(quota * len(shard.ids) / total / length))
+        count = min(available, wanted)
+        for index in range(count):
+            start = (index * available // count) * length
+            found.append(_window(shard, start, length))
+    return found
+
+
+def _window(shard: Shard, start: int, length: int) -> Sample:
+    ids = np.asarray(shard.ids[start : start + length + 1], dtype=np.int64)
+    real = len(ids) - 1
+    padded = np.pad(ids, (0, length - real))
+    mask = (np.arange(length) < real).astype(np.float32)
+    return Sample(shard.source, padded[:-1], padded[1:], mask, {"start": start})

@@ -1,0 +1,74 @@
+"""Entry point of a training rank: ``python -m pretrain.worker job.json``, started by torchrun.
+
+The heavy imports wait until the process is tied to its parent, so that nothing is left behind when that is killed
+during start-up.
+"""
+
+import importlib
+import os
+import signal
+import sys
+import time
+import traceback
+from pathlib import Path
+from types import FrameType
+
+from pretrain.launch import EVENTS, RESULT, Job
+from pretrain.lifeline import PARENT_VARIABLE, die_with
+from stemma.core.errors import StemmaError
+from stemma.core.files import write_json
+from stemma.core.progress import EventFile, Progress
+
+
+class StopFlag:
+    """Becomes true when SIGTERM arrives; the loop reads it between steps."""
+
+    def __init__(self) -> None:
+        self.set = False
+        signal.signal(signal.SIGTERM, self._handle)
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        self.set = True
+
+    def __call__(self) -> bool:
+        return self.set
+
+
+def work(job: Job, stop: StopFlag) -> None:
+    """Build engine and objective, train, and leave the result where the parent looks for it."""
+    from pretrain.engine import Engine
+    from pretrain.loop import Stopped, train
+
+    scratch = Path(job.scratch)
+    engine = Engine.build(job.model, job.training, job.execution)
+    module, function = job.entry.split(":")
+    objective = getattr(importlib.import_module(module), function)(job, engine)
+    progress = Progress(job.stage, [EventFile(scratch / EVENTS)] if engine.rank == 0 else [])
+    try:
+        summary = train(job, engine, objective, progress, stop)
+        result = {"status": "done", "summary": summary}
+    except Stopped as stopped:
+        result = {"status": "preempted", "step": stopped.step}
+    if engine.rank == 0:
+        write_json(scratch / RESULT, result)
+    engine.close()
+
+
+def main() -> None:
+    if PARENT_VARIABLE in os.environ:
+        die_with(int(os.environ[PARENT_VARIABLE]))
+    stop = StopFlag()
+    job = Job.model_validate_json(Path(sys.argv[1]).read_text())
+    try:
+        work(job, stop)
+    except Exception as error:
+        rank = os.environ.get("RANK", "0")
+        message = str(error) if isinstance(error, StemmaError) else repr(error)
+        record = {"error": type(error).__name__, "message": message, "rank": rank, "time": time.time()}
+        write_json(Path(job.scratch) / f"failure.{rank}.json", record)
+        traceback.print_exc()
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,159 @@
+"""Tiny but real inputs of a training stage: the running Python's own sources, byte by byte, in Megatron's format."""
+
+import os
+import sysconfig
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from data_pipeline.config import PlanConfig
+from data_pipeline.curriculum import PlanStage
+from pretrain.config import ModelConfig, PretrainConfig, TrainingConfig
+from stemma.core.artifact import Artifact, Store
+from stemma.core.config import Config
+from stemma.core.files import write_json
+from stemma.core.stage import Stage, Workspace, execute
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+VOCABULARY = 272
+END = 256
+CHUNK = 256
+MODEL: dict[str, Any] = {
+    "vocab_size": VOCABULARY,
+    "hidden_size": 32,
+    "num_layers": 2,
+    "num_attention_heads": 2,
+    "ffn_hidden_size": 64,
+    "q_lora_rank": 16,
+    "kv_lora_rank": 16,
+    "qk_nope_head_dim": 16,
+    "qk_rope_head_dim": 8,
+    "v_head_dim": 16,
+    "max_position_embeddings": 256,
+    "rope_theta": 10000.0,
+}
+SOURCES = {"email": "web", "json": "code", "logging": "code"}
+
+
+class ByteTokenizer(Stage):
+    """A tokenizer whose ids are bytes, and one end-of-document token."""
+
+    kind = "test_tokenizer"
+
+    def run(self, work: Workspace) -> dict[str, Any]:
+        from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+        from transformers import PreTrainedTokenizerFast
+
+        from tokenizer.load import byte_characters
+
+        characters = byte_characters()
+        tokenizer = Tokenizer(models.BPE({character: byte for byte, character in enumerate(characters)}, []))
+        tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+        tokenizer.decoder = decoders.ByteLevel()
+        fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<|end_of_text|>")
+        fast.save_pretrained(str(work.path / "hf"))
+        return {}
+
+
+class ByteTokens(Stage):
+    """Packages of the standard library as shards: every third module is held out."""
+
+    kind = "test_tokens"
+
+    def run(self, work: Workspace) -> dict[str, Any]:
+        from megatron.core.datasets.indexed_dataset import IndexedDatasetBuilder
+
+        library = Path(sysconfig.get_path("stdlib"))
+        record: dict[str, Any] = {
+            "vocab_size": VOCABULARY,
+            "eos": END,
+            "dtype": "uint16",
+            "sequence_chunk": CHUNK,
+        }
+        record["sources"] = {}
+        for source, domain in SOURCES.items():
+            files = sorted((library / source).glob("*.py"))
+            splits = {}
+            for split in ("train", "valid"):
+                folder = work.path / split
+                folder.mkdir(exist_ok=True)
+                texts = [
+                    path.read_bytes() for at, path in enumerate(files) if (at % 3 == 2) == (split == "valid")
+                ]
+                builder = IndexedDatasetBuilder(str(folder / f"{source}.bin"), dtype=np.uint16)
+                for text in texts:
+                    ids = np.array([*text, END], dtype=np.uint16)
+                    builder.add_document(ids, [len(ids)])
+                builder.finalize(str(folder / f"{source}.idx"))
+                size = sum(map(len, texts))
+                splits[split] = {"documents": len(texts), "tokens": size + len(texts), "bytes": size}
+            record["sources"][source] = {"domain": domain, "language": "en", "splits": splits}
+        write_json(work.path / "tokens.json", record)
+        return {}
+
+
+@pytest.fixture(scope="session")
+def inputs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Artifact]:
+    """Sealed ``tokens`` and ``tokenizer`` artifacts."""
+    store = Store(tmp_path_factory.mktemp("inputs"))
+    return {
+        "tokens": execute(ByteTokens("tokens", Config(), {}), store),
+        "tokenizer": execute(ByteTokenizer("tokenizer", Config(), {}), store),
+    }
+
+
+def plan_config(steps: int, global_batch_size: int = 4, lengths: tuple[int, ...] = (32,)) -> PlanConfig:
+    """Phases of equal token budgets, one per sequence length, that add up to ``steps``."""
+    budget = steps // len(lengths) * global_batch_size * lengths[0]
+    phases = [
+        {
+            "name": f"at_{length}",
+            "tokens": budget,
+            "sequence_length": length,
+            "weights": {"web": 1.0, "code": 2.0},
+        }
+        for length in lengths
+    ]
+    return PlanConfig.model_validate(
+        {"curriculum": {"phases": phases}, "global_batch_size": global_batch_size}
+    )
+
+
+def training_config(**changes: Any) -> TrainingConfig:
+    fields: dict[str, Any] = {
+        "micro_batch_size": 2,
+        "global_batch_size": 4,
+        "schedule": {"peak_lr": 3e-3, "shape": "cosine", "warmup_steps": 3, "end_lr": 3e-4},
+        "validation_tokens": 256,
+        "validation_length": 32,
+        "checkpoint_every": 4,
+    }
+    return TrainingConfig.model_validate(fields | changes)
+
+
+@pytest.fixture
+def make_stage(inputs: dict[str, Artifact]) -> Callable[..., Stage]:
+    """``make_stage(store, steps, lengths, init, **training)``: a pretraining stage over a fresh plan."""
+
+    def make(
+        store: Store,
+        steps: int = 8,
+        lengths: tuple[int, ...] = (32,),
+        init: Artifact | None = None,
+        **training: Any,
+    ) -> Stage:
+        from pretrain.stage import PretrainStage
+
+        settings = training_config(**training)
+        plan = PlanStage(
+            "plan", plan_config(steps, settings.global_batch_size, lengths), {"tokens": inputs["tokens"]}
+        )
+        given = {**inputs, "plan": execute(plan, store)} | ({"init": init} if init else {})
+        config = PretrainConfig(model=ModelConfig.model_validate(MODEL), training=settings)
+        return PretrainStage("stem", config, given)
+
+    return make
