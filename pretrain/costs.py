@@ -147,8 +147,8 @@ def layer_activation_bytes(model: ModelConfig, topology: Topology, precision: Pr
 
     After Korthikanti et al. 2022 (arXiv 2205.05198, section 4), written out for MLA. Whole on every
     tensor-parallel rank: the inputs of both norms and what they feed (``4 h``), the latents before and after
-    theirs (``2 q + 2 c``) and the shared rotary key (``d_r``). Split: queries, keys, and values and output that
-    the engine pads to the keys' width for the kernel (``4 n (d_n + d_r)``), the output without padding
+    theirs (``2 q + 2 c``) and the shared rotary key (``d_r``). Split: queries, keys, and values and output
+    that the engine pads to the keys' width for the kernel (``4 n (d_n + d_r)``), the output without padding
     (``n d_v``), the SwiGLU's input and output (``3 f``), and the kernel's log-sum-exp (4 bytes per head).
     Without the fused kernels, as on a CPU, each norm keeps one more copy of what it returns and the SwiGLU
     ``2 f`` more. Allocator slack and communication buffers are not in it.

@@ -5,6 +5,7 @@ allocates nothing, and its parameters are counted; everything else is arithmetic
 """
 
 import contextlib
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -156,7 +157,7 @@ def plan_profile(
         mfu=mfu,
         topology=topology,
         stages=stages,
-        notes=tuple(warnings(stages, topology, capacity)),
+        notes=tuple(remarks(stages, topology, capacity)),
     )
 
 
@@ -214,8 +215,10 @@ def milestones(training: TrainingConfig, steps: int) -> list[int]:
     return [0, min(max(training.schedule.warmup_steps - 1, 0), steps - 1), steps - 1]
 
 
-def warnings(stages: Sequence[StagePlan], topology: Topology, capacity: int) -> Iterator[str]:
+def remarks(stages: Sequence[StagePlan], topology: Topology, capacity: int) -> Iterator[str]:
     """What will not work on this hardware, and what to change."""
+    if topology.context > 1:
+        yield "context parallel: counted here, but the training engine cannot split sequences yet"
     for stage in stages:
         for phase in stage.phases:
             if phase.sequences_per_step % topology.data:
@@ -260,9 +263,12 @@ def count_parameters(model: ModelConfig) -> int:
     """
     import torch
 
-    from pretrain.model import build_model, megatron_config
+    with warnings.catch_warnings(), single_rank(), torch.device("meta"):
+        warnings.simplefilter(
+            "ignore"
+        )  # Megatron's about missing CUDA extensions, which a count does not need
+        from pretrain.model import build_model, megatron_config
 
-    with single_rank(), torch.device("meta"):
         module = build_model(model, megatron_config(model))
     counted = sum(parameter.numel() for parameter in module.parameters())
     if counted != model.parameters:

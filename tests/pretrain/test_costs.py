@@ -120,7 +120,7 @@ def test_optimizer_state_is_sharded() -> None:
 
 
 def saved_bytes(model: ModelConfig, batch: int, length: int) -> int:
-    """Bytes of distinct storages, weights aside, that autograd keeps in a forward pass of the engine's model."""
+    """Bytes of distinct storages, weights aside, that autograd keeps in a forward pass of our model."""
     from pretrain.model import build_model, initialize, megatron_config
 
     with single_rank():

@@ -1,0 +1,142 @@
+"""`stemma plan`: the report against sums that can be done by hand."""
+
+import io
+from types import SimpleNamespace
+
+import pytest
+import torch
+from rich.console import Console
+
+from data_pipeline.config import CurriculumConfig, PhaseConfig
+from pretrain.config import ModelConfig, ScheduleConfig, TrainingConfig
+from pretrain.costs import DEVICES, TopologyError, training_flops
+from pretrain.planner import PlannerError, amount, count_parameters, duration, plan_profile, render
+
+SMALL = ModelConfig(
+    vocab_size=512,
+    hidden_size=64,
+    num_layers=3,
+    num_attention_heads=4,
+    ffn_hidden_size=128,
+    q_lora_rank=32,
+    kv_lora_rank=16,
+    qk_nope_head_dim=16,
+    qk_rope_head_dim=8,
+    v_head_dim=16,
+)
+REFERENCE = ModelConfig(
+    vocab_size=128_256,
+    hidden_size=2048,
+    num_layers=32,
+    num_attention_heads=16,
+    ffn_hidden_size=6144,
+    q_lora_rank=1536,
+    kv_lora_rank=512,
+)
+BATCH_TOKENS = 16 * 64
+
+
+def curriculum(*phases: tuple[int, int]) -> CurriculumConfig:
+    return CurriculumConfig(
+        phases=tuple(
+            PhaseConfig(name=f"p{number}", tokens=tokens, sequence_length=length, weights={"web": 1.0})
+            for number, (length, tokens) in enumerate(phases)
+        )
+    )
+
+
+def small_profile(model: ModelConfig = SMALL) -> SimpleNamespace:
+    schedule = ScheduleConfig(shape="cosine", peak_lr=1e-3, end_lr=1e-4, warmup_steps=3)
+    training = TrainingConfig(global_batch_size=16, micro_batch_size=4, schedule=schedule)
+    later = training.model_copy(update={"schedule": ScheduleConfig(peak_lr=1e-4), "rope_theta": 5e5})
+    return SimpleNamespace(
+        name="small",
+        model=model,
+        curriculum=SimpleNamespace(
+            commonsense=curriculum((64, 10 * BATCH_TOKENS + 5)),
+            stem=curriculum((64, 4 * BATCH_TOKENS)),
+            general=curriculum((64, 2 * BATCH_TOKENS), (128, 3 * BATCH_TOKENS), (256, BATCH_TOKENS)),
+            agentic=curriculum((256, 2 * 16 * 256)),
+        ),
+        training=SimpleNamespace(commonsense=training, stem=training, general=later, agentic=later),
+    )
+
+
+def test_the_reference_model_is_counted_without_allocating_it() -> None:
+    before = torch.distributed.is_initialized()
+    assert count_parameters(REFERENCE) == REFERENCE.parameters == 1_961_560_064
+    assert torch.distributed.is_initialized() == before
+
+
+def test_steps_are_whole_and_phases_keep_their_tokens_per_step() -> None:
+    report = plan_profile(small_profile(), gpus=2)
+    by_name = {stage.name: stage for stage in report.stages}
+    assert list(by_name) == ["commonsense", "stem", "general", "agentic"]
+    first = by_name["commonsense"]
+    assert (first.steps, first.tokens, first.batch_tokens) == (10, 10 * BATCH_TOKENS, BATCH_TOKENS)
+    general = by_name["general"]
+    assert [(p.sequence_length, p.sequences_per_step, p.steps) for p in general.phases] == [
+        (64, 16, 2),
+        (128, 8, 3),
+        (256, 4, 1),
+    ]
+    assert general.rope_theta == 5e5
+    assert first.rope_theta == SMALL.rope_theta
+    assert report.tokens == sum(stage.tokens for stage in report.stages)
+
+
+def test_schedules_say_where_they_start_peak_and_end() -> None:
+    report = plan_profile(small_profile(), gpus=2)
+    assert report.stages[0].learning_rates == pytest.approx((1e-3 / 3, 1e-3, 1e-4))
+    assert report.stages[2].learning_rates == (1e-4, 1e-4, 1e-4)
+
+
+def test_days_follow_from_flops_gpus_and_utilization() -> None:
+    report = plan_profile(small_profile(), gpus=8, gpu="a100", mfu=0.25)
+    seconds = [
+        sum(training_flops(SMALL, p.sequence_length) * p.tokens for p in stage.phases)
+        / (8 * DEVICES["a100"][0] * 0.25)
+        for stage in report.stages
+    ]
+    assert [stage.days * 86_400 for stage in report.stages] == pytest.approx(seconds)
+    half = plan_profile(small_profile(), gpus=16, gpu="a100", mfu=0.25)
+    assert half.days == pytest.approx(report.days / 2)
+
+
+def test_what_does_not_fit_is_said() -> None:
+    notes = "\n".join(plan_profile(small_profile(), gpus=32).notes)
+    assert "general: 8 sequences of 128 per step do not divide over 32" in notes
+    # 131,072 tokens on one GPU: activations alone exceed it
+    profile = small_profile(REFERENCE)
+    profile.curriculum.agentic = curriculum((131_072, 131_072 * 16))
+    profile.training.agentic = profile.training.agentic.model_copy(update={"micro_batch_size": 1})
+    notes = "\n".join(plan_profile(profile, gpus=8).notes)
+    assert "agentic: does not fit 80 GiB" in notes
+
+
+def test_bad_hardware_is_refused() -> None:
+    with pytest.raises(PlannerError, match=r"unknown GPU 'h1000'; known are: a100, h100"):
+        plan_profile(small_profile(), gpu="h1000")
+    with pytest.raises(PlannerError, match="10 GPUs cannot be divided into groups of 4 x 1 x 1"):
+        plan_profile(small_profile(), gpus=10, tensor_parallel=4)
+    with pytest.raises(TopologyError, match="num_layers = 3 does not divide by 2"):
+        plan_profile(small_profile(), gpus=4, pipeline_parallel=2)
+
+
+def test_the_printed_report_names_every_stage_and_the_parameters() -> None:
+    out = io.StringIO()
+    report = plan_profile(small_profile(), gpus=2)
+    render(report, Console(file=out, width=200))
+    text = out.getvalue()
+    for expected in (f"{SMALL.parameters:,} parameters", "commonsense", "agentic", "assumed MFU 40%"):
+        assert expected in text
+
+
+def test_amounts_and_durations_are_readable() -> None:
+    assert [amount(value) for value in (8.16e12, 4_194_304, 512)] == ["8.16T", "4.19M", "512"]
+    assert [duration(value) for value in (12.34, 0.5, 1 / 24 / 4, 1 / 86_400)] == [
+        "12.3 days",
+        "12 h",
+        "15 min",
+        "1 s",
+    ]
