@@ -31,10 +31,10 @@ def train_bpe(config: TokenizerConfig, texts: Iterable[str]) -> Tokenizer:
     tokenizer.train_from_iterator(texts, trainer)
     found = tokenizer.get_vocab_size(with_added_tokens=False)
     if found != config.learned_size:
-        # The trainer would hand back a smaller vocabulary without a word, and every model built on it would be off.
+        # The trainer hands back a smaller vocabulary without a word; every model built on it would be off.
         raise VocabularyError(
-            f"the tokenizer is to learn {config.learned_size} entries, but the sampled text gives only {found} with "
-            f"pairs seen at least {config.min_frequency} times. Add text (sources, tokenizer.sample_bytes) "
+            f"expected {config.learned_size} learned entries, but the sampled text gives only {found} "
+            f"(pairs seen {config.min_frequency} times or more). Add text: sources, tokenizer.sample_bytes; "
             f"or lower tokenizer.vocab_size to {found + config.special_slots} or less."
         )
     return tokenizer

@@ -1,6 +1,5 @@
 """Conversations as token ids, with a mask of what the assistant wrote itself."""
 
-import copy
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -24,8 +23,8 @@ class ChatTokens:
 
     Attributes:
         ids: token ids, ``[seq]``.
-        assistant_mask: ``[seq]``; True where the assistant wrote the token, its end-of-turn ``<|end_of_text|>``
-            included. The ``<|Assistant|>`` mark and a no-think prefix are the prompt's, not the assistant's.
+        assistant_mask: ``[seq]``; True where the assistant wrote the token, the ``<|end_of_text|>`` that ends
+            its turn included. The ``<|Assistant|>`` mark and a no-think prefix are the prompt's.
     """
 
     ids: list[int]
@@ -47,9 +46,9 @@ def render(
 ) -> ChatTokens:
     """Render messages with the tokenizer's chat template and encode them.
 
-    Gives exactly the ids of ``tokenizer.apply_chat_template``, with one exception on purpose: control tokens that occur
-    *inside* a message (a tool printed ``<|Assistant|>``) are encoded as ordinary text, so that content can neither
-    forge a turn nor get itself supervised.
+    Gives exactly the ids of ``tokenizer.apply_chat_template``, with one exception on purpose: control tokens
+    that occur *inside* a message (a tool printed ``<|Assistant|>``) are encoded as ordinary text, so that
+    content can neither forge a turn nor get itself supervised.
 
     Args:
         tokenizer: what ``tokenizer.load.load`` returns.
@@ -70,12 +69,10 @@ def render(
         add_generation_prompt=add_generation_prompt,
         enable_thinking=enable_thinking,
     )
-    pieces = _CONTROL.split(
-        text
-    )  # odd positions are control tokens: the template's own, since content is guarded
-    encodings = encode_plain(
-        tokenizer, [piece.replace(guard, "") if guard else piece for piece in pieces[::2]]
-    )
+    # Odd positions are control tokens, and the template's own, since those inside content are broken up.
+    pieces = _CONTROL.split(text)
+    plain = [piece.replace(guard, "") if guard else piece for piece in pieces[::2]]
+    encodings = encode_plain(tokenizer, plain)
     ids: list[int] = []
     mask: list[bool] = []
     speaking = False
@@ -104,26 +101,21 @@ def check_messages(messages: Sequence[Mapping[str, Any]]) -> None:
         if role not in ("system", "user", "assistant", "tool"):
             raise TextError(f"message {index} has role {role!r}; expected system, user, assistant or tool")
         if not isinstance(content, str) and not (role == "assistant" and content is None):
-            raise TextError(
-                f"message {index} ({role}) has content of type {type(content).__name__}; expected a string"
-            )
+            found = type(content).__name__
+            raise TextError(f"message {index} ({role}) has content of type {found}; expected a string")
         if message.get("tool_calls") and role != "assistant":
             raise TextError(f"message {index} ({role}) has tool_calls; only the assistant calls tools")
         for call in message.get("tool_calls") or []:
             function = call.get("function", call)
-            if not isinstance(function.get("name"), str) or not isinstance(
-                function.get("arguments"), (dict, str)
-            ):
+            name, arguments = function.get("name"), function.get("arguments")
+            if not isinstance(name, str) or not isinstance(arguments, (dict, str)):
                 raise TextError(f"message {index} has a tool call without a name and arguments: {call!r}")
 
 
 def _guard(messages: list[Any], tools: list[Any]) -> tuple[list[Any], list[Any], str]:
-    """Break control tokens inside content with a character that occurs nowhere else; returns that character, or ""."""
-    found: list[str] = []
-    for text in _strings([messages, tools]):
-        check_text(text)
-        found.append(text)
-    everything = "\n".join(found)
+    """Break control tokens inside content with a character found nowhere else, which comes third (or "")."""
+    everything = "\n".join(_strings([messages, tools]))
+    check_text(everything)
     if not _CONTROL.search(everything):
         return messages, tools, ""
     guard = next(chr(code) for code in range(0xF0000, 0xFFFFE) if chr(code) not in everything)
@@ -131,11 +123,7 @@ def _guard(messages: list[Any], tools: list[Any]) -> tuple[list[Any], list[Any],
     def break_up(text: str) -> str:
         return _CONTROL.sub(lambda match: match[0][0] + guard + match[0][1:], text)
 
-    return (
-        _map_strings(copy.deepcopy(messages), break_up),
-        _map_strings(copy.deepcopy(tools), break_up),
-        guard,
-    )
+    return _map_strings(messages, break_up), _map_strings(tools, break_up), guard
 
 
 def _strings(value: Any) -> list[str]:

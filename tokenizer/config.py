@@ -15,7 +15,7 @@ class TokenizerConfig(Config):
 
     backend: Literal["bpe", "sentencepiece"] = Field(
         "bpe",
-        description="bpe: byte-level BPE behind the reference's two splits; sentencepiece: BPE with byte fallback",
+        description="bpe: byte-level, behind the reference's splits; sentencepiece: BPE with byte fallback",
     )
     vocab_size: int = Field(128_256, description="entries in all: bytes, learned entries and special slots")
     special_slots: int = Field(
@@ -26,7 +26,7 @@ class TokenizerConfig(Config):
     )
     domain_weights: dict[str, float] = Field(
         default={"web": 0.4, "stem": 0.3, "code": 0.3, "agent": 0.1},
-        description="each domain's share of sample_bytes, relative to the domains the corpus has; absent means none",
+        description="each domain's share of sample_bytes among the domains the corpus has; absent means none",
     )
     min_frequency: int = Field(2, ge=1, description="occurrences a pair needs to be merged")
     seed: int = Field(0, ge=0, description="chooses which documents are sampled")
@@ -36,17 +36,15 @@ class TokenizerConfig(Config):
         smallest = BYTES + self.special_slots + 1
         if self.vocab_size <= smallest:
             raise ValueError(
-                f"vocab_size is {self.vocab_size}; {BYTES} bytes, {self.special_slots} special slots and room to learn "
-                f"need more than {smallest}"
+                f"vocab_size is {self.vocab_size}; {BYTES} bytes, {self.special_slots} special slots "
+                f"and room to learn need more than {smallest}"
             )
-        if (
-            any(weight < 0 for weight in self.domain_weights.values())
-            or not sum(self.domain_weights.values()) > 0
-        ):
+        weights = self.domain_weights.values()
+        if any(weight < 0 for weight in weights) or not sum(weights) > 0:
             raise ValueError(f"domain_weights must be 0 or more, and not all 0: {self.domain_weights}")
         return self
 
     @property
     def learned_size(self) -> int:
-        """Entries before the special slots: bytes and learned entries; also the id of ``<|begin_of_text|>``."""
+        """Entries before the special slots, bytes included; also the id of ``<|begin_of_text|>``."""
         return self.vocab_size - self.special_slots

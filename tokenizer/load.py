@@ -61,15 +61,15 @@ def check_text(text: str) -> None:
         text.encode()
     except UnicodeEncodeError as error:
         raise TextError(
-            f"character {error.start} of a text of {len(text)} is the lone surrogate U+{ord(text[error.start]):04X}; "
-            "decode the source with errors='replace'"
+            f"character {error.start} of a text of {len(text)} is the lone surrogate "
+            f"U+{ord(text[error.start]):04X}; decode the source with errors='replace'"
         ) from error
 
 
 def token_bytes(tokenizer: PreTrainedTokenizerFast) -> list[bytes]:
     """The exact bytes each id stands for, ``[vocab_size]``; what bits per byte divide by.
 
-    Control and reserved tokens stand for no text and give ``b""``; markup tokens (``<think>``) give their UTF-8.
+    Control and reserved tokens stand for no text and give ``b""``; markup (``<think>``) gives its UTF-8.
     """
     backend = tokenizer.backend_tokenizer
     vocabulary = backend.get_vocab(with_added_tokens=False)

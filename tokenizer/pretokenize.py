@@ -1,7 +1,8 @@
 """Pre-tokenization: how text is cut before merging; no learned entry crosses a cut.
 
-The reference's cascade of two splits. The first isolates runs of Hangul, CJK punctuation, Bopomofo, and Han with kana,
-so a space before Han text is never glued to it. The second is o200k's pattern with single digits instead of up to three.
+The reference's cascade of two splits. The first isolates runs of Hangul, CJK punctuation, Bopomofo, and Han
+with kana, so a space before Han text is never glued to it. The second is o200k's pattern with single digits
+instead of up to three.
 """
 
 from tokenizers import Regex

@@ -1,4 +1,4 @@
-"""Which documents a vocabulary is learned from: a seeded sample of each domain, up to its share of the bytes."""
+"""Which documents a vocabulary is learned from: a seeded sample of each domain, up to its share of bytes."""
 
 import hashlib
 from collections.abc import Iterator
@@ -42,24 +42,20 @@ def read_documents(corpus: Path, split: str) -> Iterator[Document]:
     for path in sorted((corpus / "documents").glob("*/*.parquet")):
         try:
             with pq.ParquetFile(path) as file:
+                if missing := [name for name in COLUMNS if name not in file.schema_arrow.names]:
+                    raise DamagedError(f"{path} has no column {missing}; it is no file of a corpus artifact")
                 for batch in file.iter_batches(batch_size=256, columns=list(COLUMNS)):
-                    if missing := [name for name in COLUMNS if name not in batch.schema.names]:
-                        raise DamagedError(
-                            f"{path} has no column {missing}; it is no file of a corpus artifact"
-                        )
                     for row in batch.to_pylist():
                         if row["split"] == split:
                             yield Document(row["id"], row["text"], row["domain"], row["language"])
         except (OSError, ValueError) as error:  # pyarrow's errors derive from these
-            raise DamagedError(
-                f"{path} is not a readable Parquet file ({error}). It was left as it is."
-            ) from error
+            raise DamagedError(f"{path} is not readable Parquet ({error}). It was left as it is.") from error
 
 
 def choose(corpus: Path, config: TokenizerConfig) -> Sample:
-    """Choose training documents: each domain's in a seeded order, until its share of ``sample_bytes`` is reached.
+    """Choose training documents: each domain's in a seeded order, until its share is full.
 
-    The shares of domains that the corpus lacks go to the others. A domain smaller than its share gives all it has.
+    The shares of domains that the corpus lacks go to the others. A domain below its share gives all it has.
 
     Raises:
         VocabularyError: the corpus has no training text in any domain with a weight.
@@ -72,8 +68,9 @@ def choose(corpus: Path, config: TokenizerConfig) -> Sample:
     whole = sum(weights.values())
     if not whole or not any(size for rows in sizes.values() for _, _, size in rows):
         raise VocabularyError(
-            f"the corpus at {corpus} has no training text to learn from in the domains of tokenizer.domain_weights "
-            f"({', '.join(sorted(config.domain_weights))}); it has: {', '.join(sorted(sizes)) or 'no documents'}"
+            f"{corpus} has no training text to learn from: tokenizer.domain_weights names "
+            f"{', '.join(sorted(config.domain_weights))}; the corpus has "
+            f"{', '.join(sorted(sizes)) or 'no documents'}"
         )
     chosen: set[str] = set()
     sampled: dict[str, int] = {}

@@ -1,7 +1,7 @@
-"""BPE with byte fallback, learned with SentencePiece in its lossless settings and carried over to ``tokenizers``.
+"""BPE with byte fallback, learned with SentencePiece's lossless settings and carried over to ``tokenizers``.
 
-SentencePiece writes a space as U+2581 and so cannot tell it from a real U+2581. The carried-over vocabulary spells spaces
-as spaces, which makes a real U+2581 an ordinary character (bytes, if it was not learned): every text round-trips.
+SentencePiece writes a space as U+2581 and so cannot tell it from a real U+2581. The carried-over vocabulary
+spells spaces as spaces, and a real U+2581 in bytes like any other unknown character: every text round-trips.
 """
 
 import io

@@ -1,8 +1,8 @@
-"""The special tokens of the reference, and where they sit: at the end of the vocabulary, as in Llama-3's numbering.
+"""The special tokens of the reference, at the end of the vocabulary as in Llama-3's numbering.
 
-Two sorts. *Control* tokens (turn marks) belong to the chat template alone; text that happens to contain one is encoded
-as ordinary text by ``tokenizer.load.encode_text``. *Markup* tokens (``<think>``, ``<tool_call>``) are what a model
-writes and parsers read, so they survive ``decode(..., skip_special_tokens=True)``.
+Two sorts. *Control* tokens (turn marks) belong to the chat template alone; text that happens to contain one
+is encoded as ordinary text by ``tokenizer.load.encode_text``. *Markup* tokens (such as ``<think>``)
+are what a model writes and parsers read, so they survive ``decode(..., skip_special_tokens=True)``.
 """
 
 from tokenizer.config import NAMED_SPECIALS

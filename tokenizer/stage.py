@@ -102,7 +102,7 @@ def save(trained: Tokenizer, config: TokenizerConfig, folder: Path) -> None:
 
 
 def compression(tokenizer: PreTrainedTokenizerFast, corpus: Path) -> dict[str, dict[str, float]]:
-    """Bytes per token on the validation documents: ``{domain: {documents, bytes, tokens, bytes_per_token}}``."""
+    """Bytes per token on validation documents: ``{domain: {documents, bytes, tokens, bytes_per_token}}``."""
     totals: dict[str, dict[str, float]] = {}
     for document in read_documents(corpus, "valid"):
         total = totals.setdefault(document.domain, {"documents": 0, "bytes": 0, "tokens": 0})

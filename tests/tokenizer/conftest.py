@@ -1,0 +1,97 @@
+"""A small corpus of real text (the standard library's sources), and a tokenizer of each backend."""
+
+import hashlib
+import sysconfig
+from collections.abc import Callable
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from transformers import PreTrainedTokenizerFast
+
+from stemma.core.artifact import Artifact, Store
+from stemma.core.config import Config
+from stemma.core.stage import Stage, Workspace, execute
+from tokenizer.config import TokenizerConfig
+from tokenizer.load import load
+from tokenizer.stage import TokenizerStage
+
+CONFIG = TokenizerConfig(vocab_size=2048, special_slots=64, sample_bytes=2_000_000)
+CHINESE = "生活就像一盒巧克力，你永远不知道下一颗是什么味道。" * 3
+
+
+def rows(limit: int = 120) -> list[dict[str, str]]:
+    library = Path(sysconfig.get_paths()["stdlib"])
+    found = []
+    for index, path in enumerate(sorted(library.glob("*.py"))[:limit]):
+        text = path.read_text(encoding="utf-8", errors="replace")
+        if index % 10 == 3:
+            text = (
+                "The Fibonacci sequence begins with 0, 1, 1, 2. The Fibonacci sequence begins with\n"
+                + CHINESE
+            )
+        found.append(
+            {
+                "id": hashlib.sha256(path.name.encode()).hexdigest()[:20],
+                "text": text,
+                "source": "stdlib",
+                "domain": "web" if index % 10 == 3 else "code",
+                "language": "en",
+                "split": "valid" if index % 20 in (3, 4) else "train",
+            }
+        )
+    return found
+
+
+class CorpusStage(Stage):
+    """Writes documents as the corpus room does, in the columns this room reads."""
+
+    kind = "corpus"
+    documents: list[dict[str, str]]
+
+    def run(self, work: Workspace) -> dict[str, int]:
+        folder = work.path / "documents" / "stdlib"
+        folder.mkdir(parents=True)
+        half = len(self.documents) // 2
+        for number, part in enumerate((self.documents[:half], self.documents[half:])):
+            if part:
+                pq.write_table(pa.Table.from_pylist(part), folder / f"{number:05d}.parquet")
+        return {"documents": len(self.documents)}
+
+
+@pytest.fixture(scope="session")
+def make_corpus(tmp_path_factory: pytest.TempPathFactory) -> Callable[[list[dict[str, str]]], Artifact]:
+    def make(documents: list[dict[str, str]]) -> Artifact:
+        stage = CorpusStage("corpus", Config(), {})
+        stage.documents = documents
+        return execute(stage, Store(tmp_path_factory.mktemp("corpus")))
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def documents() -> list[dict[str, str]]:
+    return rows()
+
+
+@pytest.fixture(scope="session")
+def corpus(
+    make_corpus: Callable[[list[dict[str, str]]], Artifact], documents: list[dict[str, str]]
+) -> Artifact:
+    return make_corpus(documents)
+
+
+@pytest.fixture(scope="session", params=["bpe", "sentencepiece"])
+def artifact(
+    request: pytest.FixtureRequest, corpus: Artifact, tmp_path_factory: pytest.TempPathFactory
+) -> Artifact:
+    config = CONFIG.model_copy(update={"backend": request.param})
+    return execute(
+        TokenizerStage("tokenizer", config, {"corpus": corpus}), Store(tmp_path_factory.mktemp("store"))
+    )
+
+
+@pytest.fixture(scope="session")
+def tokenizer(artifact: Artifact) -> PreTrainedTokenizerFast:
+    return load(artifact.path / "hf")

@@ -1,0 +1,256 @@
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import sentencepiece
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pydantic import ValidationError
+from tokenizers import Tokenizer
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
+
+from stemma.core.artifact import Artifact, Store
+from stemma.core.errors import DamagedError
+from stemma.core.stage import execute
+from tokenizer.config import TokenizerConfig
+from tokenizer.errors import TextError, VocabularyError
+from tokenizer.load import encode_text, load, token_bytes
+from tokenizer.sample import choose, read_documents
+from tokenizer.sentencepiece_backend import carry_over, train_model
+from tokenizer.specials import CONTROL, MARKUP, NAMED
+from tokenizer.stage import TokenizerStage
+
+unicode_text = st.lists(
+    st.one_of(
+        st.text(st.characters(exclude_categories=["Cs"]), max_size=4),
+        st.sampled_from("\u2581 \n\t\r0\x00\u200d中é"),
+        st.sampled_from([*NAMED, "<0x0A>", "<unk>", "Ġ", "    ", "def "]),
+    ),
+    max_size=16,
+).map("".join)
+
+
+def make(corpus: Artifact, root: Path, **changes) -> Artifact:
+    config = TokenizerConfig(
+        **{"vocab_size": 2048, "special_slots": 64, "sample_bytes": 2_000_000, **changes}
+    )
+    return execute(TokenizerStage("tokenizer", config, {"corpus": corpus}), Store(root))
+
+
+@settings(max_examples=300, deadline=None)
+@given(text=unicode_text)
+def test_every_text_round_trips_and_its_bytes_are_accounted_for(
+    tokenizer: PreTrainedTokenizerFast, text: str
+) -> None:
+    (plain,) = encode_text(tokenizer, [text])
+    assert tokenizer.decode(plain) == text
+    assert b"".join(token_bytes(tokenizer)[i] for i in plain) == text.encode()
+    assert tokenizer.decode(tokenizer(text).input_ids) == text
+    assert not {tokenizer.convert_tokens_to_ids(token) for token in CONTROL} & set(plain)
+
+
+@settings(max_examples=100, deadline=None)
+@given(text=unicode_text)
+def test_readers_agree(readers, text: str) -> None:
+    tokenizers_library, transformers_library = readers
+    ids = tokenizers_library.encode(text).ids
+    assert transformers_library(text).input_ids == ids
+
+
+@pytest.fixture(scope="module")
+def readers(artifact: Artifact) -> tuple[Tokenizer, PreTrainedTokenizerFast]:
+    folder = str(artifact.path / "hf")
+    return Tokenizer.from_file(f"{folder}/tokenizer.json"), AutoTokenizer.from_pretrained(folder)
+
+
+def test_real_text_round_trips(tokenizer: PreTrainedTokenizerFast, corpus: Artifact) -> None:
+    texts = [document.text for document in read_documents(corpus.path, "valid")]
+    for text, ids in zip(texts, encode_text(tokenizer, texts), strict=True):
+        assert tokenizer.decode(ids) == text
+        assert len(ids) < len(text.encode())
+
+
+def test_special_tokens_are_the_last_entries(tokenizer: PreTrainedTokenizerFast) -> None:
+    assert len(tokenizer) == 2048
+    assert tokenizer.convert_tokens_to_ids(list(NAMED)) == list(range(1984, 1984 + len(NAMED)))
+    assert tokenizer.convert_ids_to_tokens(2047) == f"<|reserved_special_token_{64 - len(NAMED) - 1}|>"
+    assert (tokenizer.bos_token, tokenizer.eos_token, tokenizer.pad_token) == (NAMED[0], NAMED[1], NAMED[1])
+    assert tokenizer.clean_up_tokenization_spaces is False
+    assert tokenizer.truncation_side == "left"
+    assert tokenizer.model_max_length == 131_072
+
+
+def test_the_reference_numbering_at_full_size() -> None:
+    assert TokenizerConfig().learned_size == 128_000
+
+
+def test_markup_survives_skipping_special_tokens(tokenizer: PreTrainedTokenizerFast) -> None:
+    ids = tokenizer("".join(NAMED)).input_ids
+    assert len(ids) == len(NAMED)
+    kept = tokenizer.decode(ids, skip_special_tokens=True)
+    assert kept == "".join(token for token in NAMED if token in MARKUP)
+
+
+def test_digits_are_never_merged(tokenizer: PreTrainedTokenizerFast) -> None:
+    for raw in token_bytes(tokenizer)[: tokenizer.convert_tokens_to_ids(NAMED[0])]:
+        text = raw.decode(errors="replace")
+        assert len(text) == 1 or not any(character.isdigit() for character in text), text
+    assert len(encode_text(tokenizer, ["31415926535"])[0]) == 11
+
+
+def test_an_export_beside_a_model_config_loads_as_the_same_tokenizer(
+    artifact: Artifact, tmp_path: Path
+) -> None:
+    folder = tmp_path / "export"
+    shutil.copytree(artifact.path / "hf", folder)
+    (folder / "config.json").write_text(
+        json.dumps({"model_type": "youtu", "architectures": ["YoutuForCausalLM"]})
+    )
+    loaded = AutoTokenizer.from_pretrained(str(folder))
+    original = load(artifact.path / "hf")
+    assert loaded.chat_template == original.chat_template
+    assert "begin_of_tool_description" in loaded.chat_template
+    text = "def f(x): return x  # <think> 中 42"
+    assert loaded(text).input_ids == original(text).input_ids
+    settings_file = json.loads((folder / "tokenizer_config.json").read_text())
+    assert settings_file["tokenizer_class"] == "PreTrainedTokenizerFast"
+    assert "chat_template" in settings_file
+
+
+def test_report_counts_every_validation_byte(artifact: Artifact, corpus: Artifact, tokenizer) -> None:
+    report = json.loads(artifact.file("report.json").read_text())
+    for domain, row in report["compression"].items():
+        texts = [
+            document.text for document in read_documents(corpus.path, "valid") if document.domain == domain
+        ]
+        assert row["documents"] == len(texts) > 0
+        assert row["bytes"] == sum(len(text.encode()) for text in texts)
+        assert row["tokens"] == sum(map(len, encode_text(tokenizer, texts)))
+        assert artifact.summary["bytes_per_token"][domain] == round(row["bytes"] / row["tokens"], 4) > 1
+
+
+@pytest.mark.parametrize("backend", ["bpe", "sentencepiece"])
+def test_same_input_same_bytes_whatever_the_threads(corpus: Artifact, tmp_path: Path, backend: str) -> None:
+    script = (
+        "import sys; from pathlib import Path; from stemma.core.artifact import Store, open_artifact;"
+        "from stemma.core.stage import Execution, execute; from tokenizer.config import TokenizerConfig;"
+        "from tokenizer.stage import TokenizerStage;"
+        "corpus, root, backend, workers = sys.argv[1:];"
+        "config = TokenizerConfig(backend=backend, vocab_size=2048, special_slots=64, sample_bytes=10**6);"
+        "stage = TokenizerStage('tokenizer', config, {'corpus': open_artifact(Path(corpus))});"
+        "print(execute(stage, Store(Path(root)), Execution(workers=int(workers))).path)"
+    )
+    files = []
+    for workers in ("1", "3"):
+        arguments = [
+            sys.executable,
+            "-c",
+            script,
+            str(corpus.path),
+            str(tmp_path / workers),
+            backend,
+            workers,
+        ]
+        environment = {**os.environ, "PYTHONHASHSEED": workers}
+        done = subprocess.run(arguments, capture_output=True, text=True, check=True, env=environment)
+        files.append(json.loads((Path(done.stdout.strip()) / "manifest.json").read_text())["files"])
+    assert files[0] == files[1]
+
+
+def test_sentencepiece_itself_gives_the_same_ids(corpus: Artifact) -> None:
+    texts = [document.text for document in read_documents(corpus.path, "train")][:60]
+    config = TokenizerConfig(backend="sentencepiece", vocab_size=2048, special_slots=64)
+    model = train_model(config, texts)
+    original = sentencepiece.SentencePieceProcessor(model_proto=model)
+    ours = carry_over(model)
+    lines = [line for document in read_documents(corpus.path, "valid") for line in document.text.split("\n")]
+    assert len(lines) > 500
+    for line in lines:
+        assert ours.encode(line).ids == original.encode(line), line
+
+
+def test_sampling_is_seeded_and_follows_the_weights(corpus: Artifact) -> None:
+    def config(**changes) -> TokenizerConfig:
+        return TokenizerConfig(**{"sample_bytes": 300_000, **changes})
+
+    first, again = choose(corpus.path, config()), choose(corpus.path, config())
+    assert first == again
+    assert choose(corpus.path, config(seed=1)).ids != first.ids
+    only = choose(corpus.path, config(domain_weights={"code": 1.0}))
+    assert only.sampled_bytes["web"] == 0
+    assert 300_000 <= only.sampled_bytes["code"] < only.available_bytes["code"]
+    small = choose(corpus.path, config(domain_weights={"web": 1.0}))
+    assert small.sampled_bytes["web"] == small.available_bytes["web"], (
+        "a domain below its share gives all it has"
+    )
+    train = {document.id for document in read_documents(corpus.path, "train")}
+    assert first.ids < train, "validation documents are never learned from"
+
+
+@pytest.mark.parametrize("backend", ["bpe", "sentencepiece"])
+def test_too_little_text_is_an_error_not_a_smaller_vocabulary(
+    make_corpus, documents, tmp_path, backend
+) -> None:
+    tiny = make_corpus([{**row, "text": "one two three one two three"} for row in documents[:6]])
+    with pytest.raises(VocabularyError, match="1984"):
+        make(tiny, tmp_path, backend=backend)
+    assert not list((tmp_path / "artifacts").glob("*/manifest.json")), "nothing may be sealed"
+
+
+def test_an_empty_corpus_is_refused(make_corpus, documents, tmp_path: Path) -> None:
+    with pytest.raises(VocabularyError, match="no documents"):
+        make(make_corpus([]), tmp_path)
+    with pytest.raises(VocabularyError, match="no training text"):
+        make(make_corpus([{**row, "split": "valid"} for row in documents[:4]]), tmp_path)
+    with pytest.raises(VocabularyError, match="the corpus has code"):
+        make(
+            make_corpus([row for row in documents if row["domain"] == "code"]),
+            tmp_path,
+            domain_weights={"web": 1},
+        )
+
+
+def test_a_damaged_or_foreign_file_is_refused_by_name(make_corpus, documents, tmp_path: Path) -> None:
+    corpus = make_corpus(documents[:8])
+    victim = sorted(corpus.path.glob("documents/*/*.parquet"))[0]
+    victim.write_bytes(victim.read_bytes()[:-100])
+    with pytest.raises(DamagedError, match=victim.name):
+        list(read_documents(corpus.path, "train"))
+    foreign = make_corpus([{"id": "x", "text": "y", "split": "train"}])
+    with pytest.raises(DamagedError, match=r"no column \['domain', 'language'\]"):
+        list(read_documents(foreign.path, "train"))
+    (tmp_path / "tokenizer.json").write_text("{}")
+    with pytest.raises(DamagedError, match="not a readable tokenizer"):
+        load(tmp_path)
+    with pytest.raises(DamagedError, match=r"no tokenizer\.json"):
+        load(tmp_path / "absent")
+
+
+@pytest.mark.parametrize(
+    ("changes", "complaint"),
+    [
+        ({"vocab_size": 320, "special_slots": 64}, "need more than 321"),
+        ({"special_slots": 11}, "special_slots"),
+        ({"domain_weights": {"web": 0.0}}, "not all 0"),
+        ({"domain_weights": {"web": -1.0, "code": 2.0}}, "0 or more"),
+        ({"backend": "wordpiece"}, "backend"),
+    ],
+)
+def test_impossible_configs_are_refused(changes, complaint) -> None:
+    with pytest.raises(ValidationError, match=complaint):
+        TokenizerConfig(**changes)
+
+
+def test_lone_surrogates_are_refused_with_their_place(tokenizer: PreTrainedTokenizerFast) -> None:
+    with pytest.raises(TextError, match=r"character 2 .*U\+DC80"):
+        encode_text(tokenizer, ["fine", "ab\udc80"])
+
+
+def test_documents_cannot_forge_special_tokens_but_the_setting_is_restored(tokenizer) -> None:
+    (plain,) = encode_text(tokenizer, ["<|end_of_text|>"])
+    assert tokenizer.eos_token_id not in plain
+    assert tokenizer("<|end_of_text|>").input_ids == [tokenizer.eos_token_id]
