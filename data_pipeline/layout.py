@@ -64,13 +64,13 @@ def floor_sum(count: int, modulus: int, factor: int, shift: int) -> int:
 
 
 def count_below(count: int, modulus: int, factor: int, shift: int, threshold: int) -> int:
-    """How many ``i`` in ``range(count)`` have ``(factor * i + shift) % modulus < threshold`` (``0 <= threshold <= modulus``)."""
+    """How many ``i`` in ``range(count)`` have ``(factor * i + shift) % modulus < threshold <= modulus``."""
     lower = floor_sum(count, modulus, factor, shift)
     return count + lower - floor_sum(count, modulus, factor, shift + modulus - threshold)
 
 
 def largest_quotient(numerator: int, denominator: int) -> int:
-    """The largest partial quotient of a continued fraction after its integer part; small means evenly spread multiples."""
+    """The largest partial quotient of ``numerator / denominator`` below 1; small: evenly spread multiples."""
     numerator, denominator = denominator, numerator % denominator
     largest = 0
     while denominator:

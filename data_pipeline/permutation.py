@@ -26,7 +26,7 @@ def mix(value: int) -> int:
 
 
 def derive_key(*parts: int | str) -> int:
-    """A 64-bit key from a seed and labels; different parts give unrelated keys, on every machine and Python."""
+    """A 64-bit key from a seed and labels; different parts give unrelated keys, on every machine."""
     text = "\x1f".join(f"{type(part).__name__}:{part}" for part in parts)
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big")
 
@@ -100,5 +100,5 @@ class Permutation:
 
 @lru_cache(maxsize=4096)
 def permutation(size: int, *parts: int | str) -> Permutation:
-    """The permutation of ``range(size)`` for a seed and labels, such as ``permutation(n, seed, source, epoch)``."""
+    """The permutation of ``range(size)`` for a seed and labels: ``permutation(n, seed, source, epoch)``."""
     return Permutation(size, derive_key(*parts))

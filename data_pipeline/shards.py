@@ -1,0 +1,188 @@
+"""Token shards on disk: Megatron's ``.bin``/``.idx`` pair, read memory-mapped, and the sidecar that names
+documents.
+
+``x.bin`` holds the tokens of all documents one after another; ``x.idx`` holds a header, then per document its
+length and byte offset (the layout of ``megatron.core.datasets.indexed_dataset``, one sequence per document).
+Reading needs neither torch nor Megatron.
+"""
+
+import struct
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from stemma.core.errors import DamagedError, StemmaError
+from stemma.core.files import read_json
+
+MAGIC = b"MMIDIDX\x00\x00"
+HEADER = struct.Struct("<9sQBQQ")  # magic, version, dtype code, sequences, document boundaries
+DTYPES: dict[int, type[np.generic]] = {4: np.int32, 8: np.uint16}
+INDEX_FILE = "tokens.json"
+
+
+def token_dtype(vocab_size: int) -> type[np.generic]:
+    """Two bytes per token where every id fits, else four."""
+    return np.uint16 if vocab_size <= 65_536 else np.int32
+
+
+def write_index(path: Path, lengths: Sequence[int], dtype: type[np.generic]) -> None:
+    """Write the ``.idx`` of a ``.bin`` whose documents have these lengths, in tokens."""
+    sizes = np.asarray(lengths, dtype=np.int64)
+    offsets = np.zeros(len(sizes), dtype=np.int64)
+    np.cumsum(sizes[:-1] * np.dtype(dtype).itemsize, out=offsets[1:])
+    code = next(code for code, known in DTYPES.items() if known is dtype)
+    with open(path, "wb") as handle:
+        handle.write(HEADER.pack(MAGIC, 1, code, len(sizes), len(sizes) + 1))
+        handle.write(sizes.astype(np.int32).tobytes())
+        handle.write(offsets.tobytes())
+        handle.write(np.arange(len(sizes) + 1, dtype=np.int64).tobytes())
+
+
+class TokenShard:
+    """One source's tokens of one split, memory-mapped.
+
+    Args:
+        prefix: path without ``.bin`` or ``.idx``.
+
+    Raises:
+        DamagedError: a file is missing, of another format, or shorter than the index says.
+    """
+
+    def __init__(self, prefix: Path) -> None:
+        self.prefix = prefix
+        index, data = Path(f"{prefix}.idx"), Path(f"{prefix}.bin")
+        for path in (index, data):
+            if not path.is_file():
+                raise DamagedError(f"{path} is missing")
+        raw = index.read_bytes() if index.stat().st_size < HEADER.size else np.memmap(index, mode="r")
+        if len(raw) < HEADER.size:
+            raise DamagedError(f"{index} has {len(raw)} bytes, not even a header. It was left as it is.")
+        magic, version, code, sequences, _ = HEADER.unpack(bytes(raw[: HEADER.size]))
+        if magic != MAGIC or version != 1 or code not in DTYPES:
+            raise DamagedError(f"{index} is not a token index this version reads. It was left as it is.")
+        expected = HEADER.size + sequences * 12 + (sequences + 1) * 8
+        if len(raw) != expected:
+            raise DamagedError(
+                f"{index} has {len(raw)} bytes, its header says {expected}. It was left as it is."
+            )
+        self.dtype = DTYPES[code]
+        self.lengths: NDArray[np.int32] = np.frombuffer(raw, np.int32, sequences, HEADER.size)
+        offsets = np.frombuffer(raw, np.int64, sequences, HEADER.size + sequences * 4)
+        width = np.dtype(self.dtype).itemsize
+        self.offsets: NDArray[np.int64] = offsets // width
+        size = int(offsets[-1]) // width + int(self.lengths[-1]) if sequences else 0
+        if data.stat().st_size != size * width:
+            raise DamagedError(
+                f"{data} has {data.stat().st_size} bytes, its index says {size * width}. "
+                "It was left as it is."
+            )
+        self.tokens: NDArray[Any] = (
+            np.memmap(data, dtype=self.dtype, mode="r") if size else np.empty(0, self.dtype)
+        )
+
+    def __len__(self) -> int:
+        """Number of tokens."""
+        return len(self.tokens)
+
+    def read(self, start: int, count: int) -> NDArray[np.int64]:
+        """``count`` tokens from ``start`` on, ``[count]``, across document boundaries.
+
+        Raises:
+            IndexError: the shard does not hold all of them.
+        """
+        if start < 0 or count < 0 or start + count > len(self.tokens):
+            raise IndexError(
+                f"tokens {start} to {start + count} of {self.prefix}, which has {len(self.tokens)}"
+            )
+        return self.tokens[start : start + count].astype(np.int64)
+
+    def document_at(self, token: int) -> int:
+        """Position of the document that a token belongs to.
+
+        Raises:
+            IndexError: the shard has no such token.
+        """
+        if not 0 <= token < len(self.tokens):
+            raise IndexError(f"token {token} of {self.prefix}, which has {len(self.tokens)}")
+        return int(np.searchsorted(self.offsets, token, side="right")) - 1
+
+    @cached_property
+    def sidecar(self) -> Path:
+        """The Parquet file with one row per document, in the shard's order."""
+        path = Path(f"{self.prefix}.docs.parquet")
+        if not path.is_file():
+            raise DamagedError(f"{path} is missing")
+        return path
+
+    def describe(self, document: int) -> dict[str, Any]:
+        """The sidecar's row of a document; reads only the row group that holds it.
+
+        Raises:
+            IndexError: the shard has no such document.
+        """
+        if not 0 <= document < len(self.lengths):
+            raise IndexError(f"document {document} of {self.prefix}, which has {len(self.lengths)}")
+        file = pq.ParquetFile(self.sidecar)
+        for group in range(file.num_row_groups):
+            rows = file.metadata.row_group(group).num_rows
+            if document < rows:
+                found: dict[str, Any] = file.read_row_group(group).slice(document, 1).to_pylist()[0]
+                return found
+            document -= rows
+        raise DamagedError(f"{self.sidecar} has fewer rows than {self.prefix}.idx has documents")
+
+    def find(self, identifier: str) -> int | None:
+        """Position of the document with an id, or None."""
+        identifiers = pq.read_table(self.sidecar, columns=["id"]).column("id")
+        position = identifiers.index(identifier).as_py()
+        return None if position < 0 else int(position)
+
+
+class Tokens:
+    """A tokens artifact: its index and its shards, opened when first asked for.
+
+    Args:
+        folder: the artifact's folder.
+
+    Raises:
+        DamagedError: its index is missing or not readable.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        if not (folder / INDEX_FILE).is_file():
+            raise DamagedError(f"{folder} has no {INDEX_FILE}; expected a tokens artifact")
+        self.index: dict[str, Any] = read_json(folder / INDEX_FILE)
+        self._shards: dict[tuple[str, str], TokenShard] = {}
+
+    @property
+    def eos(self) -> int:
+        """Id of ``<|end_of_text|>``, the last token of every document."""
+        return int(self.index["eos"])
+
+    def sources(self, split: str) -> dict[str, str]:
+        """Domain of every source that has documents in a split."""
+        return {
+            name: entry["domain"]
+            for name, entry in sorted(self.index["sources"].items())
+            if split in entry["splits"]
+        }
+
+    def shard(self, source: str, split: str = "train") -> TokenShard:
+        """A source's shard.
+
+        Raises:
+            StemmaError: the artifact has no such shard; lists those it has.
+        """
+        if source not in self.sources(split):
+            known = ", ".join(self.sources(split)) or "(none)"
+            raise StemmaError(f"{self.folder} has no {split} tokens of {source!r}; sources there: {known}")
+        key = (source, split)
+        if key not in self._shards:
+            self._shards[key] = TokenShard(self.folder / split / source)
+        return self._shards[key]
