@@ -45,7 +45,9 @@ def megatron_names(model: ModelConfig) -> list[str]:
     """Every parameter of the whole model under Megatron's names, in order."""
     skipped = "linear_q_proj" if model.q_lora_rank is not None else "q_down_proj|q_layernorm|q_up_proj"
     modules = [name for name in [*LAYER, GATED] if not re.search(skipped, name)]
-    layers = [f"decoder.layers.{layer}.{name}.weight" for layer in range(model.num_layers) for name in modules]
+    layers = [
+        f"decoder.layers.{layer}.{name}.weight" for layer in range(model.num_layers) for name in modules
+    ]
     outer = [name for name in OUTER if name != "output_layer.weight" or not model.tie_word_embeddings]
     return [*outer, *layers]
 
@@ -232,7 +234,9 @@ def gather(module: "LanguageModel", model: ModelConfig) -> dict[str, Tensor]:
                 if dist.get_rank() == ranks[stage]:
                     dist.send(mine[name].contiguous(), ranks[0])
                 elif dist.get_rank() == ranks[0]:
-                    dist.recv(mine.setdefault(name, torch.empty(shape, dtype=dtype, device=where)), ranks[stage])
+                    dist.recv(
+                        mine.setdefault(name, torch.empty(shape, dtype=dtype, device=where)), ranks[stage]
+                    )
     if dist.get_rank() != 0:
         return {}
     return {name: mine[name].cpu() for name in megatron_names(model)}

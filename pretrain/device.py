@@ -1,19 +1,23 @@
 """Which device trains, and everything Megatron-core assumes about CUDA that a CPU run has to answer.
 
 Import this before anything of ``megatron``. On a machine with CUDA it touches nothing. Without, importing it prepares
-Megatron-core 0.16 for the CPU, and ``construction()`` guards the two places where models and optimizers are built.
+Megatron-core 0.16 for the CPU, and ``cuda_answered()`` guards the places where models, optimizers and checkpoints are put together.
 The whole list, each with why it is there:
 
-1. ``torch.cuda.current_device()`` is called wherever Megatron allocates: it answers the CPU device.
+1. ``torch.cuda.current_device()`` is called wherever Megatron allocates: it answers the CPU device. Checkpoints call
+   ``torch.cuda.synchronize()`` before they copy: there is nothing to wait for.
 2. ``torch.zeros(..., device="cuda")`` and its like stand in the schedules, the optimizers, gradient clipping and the
    gradient buffers. Those modules see ``torch`` through a proxy that reads "cuda" as "cpu". A ``TorchFunctionMode``
    would do the same but taxes every torch call of a training step.
 3. Clipping asserts that gradients are of type ``torch.cuda.FloatTensor``: the one function that does is replaced.
-4. ``Tensor.cuda()`` and ``Tensor.type()`` are asked while models and optimizers are built: ``construction()`` answers
+4. ``Tensor.cuda()`` and ``Tensor.type()`` are asked while those are put together: ``cuda_answered()`` answers
    them, through a mode that is active only there.
 5. ``multi_latent_attention.HAVE_TE`` is True without Transformer Engine: its imports succeed, the names are None.
 6. Importing Megatron wraps helpers in ``torch.compile``, which would load Dynamo (1.3 s) and compile at the first step
    (a C++ compiler, half a minute): the helpers stay plain functions.
+
+7. ``DistributedOptimizer`` loads moments as Transformer Engine's Adam keeps them; torch's AdamW, which stands in for
+   it, also keeps a step per parameter, which Megatron restores beforehand and then trips over.
 
 Random numbers need no answer: the model has no dropout, and its weights are drawn by ``pretrain.model``, not Megatron.
 """
@@ -56,13 +60,15 @@ def start(threads: int) -> torch.device:
         torch.cuda.set_device(device)
     else:
         torch.set_num_threads(threads)
-        torch.set_flush_denormal(True)  # Adam's moments of rare tokens decay into denormals, which are ~100x slower
+        torch.set_flush_denormal(
+            True
+        )  # Adam's moments of rare tokens decay into denormals, which are ~100x slower
     return device
 
 
 @contextlib.contextmanager
-def construction() -> Iterator[None]:
-    """Build models and optimizers inside this; on CUDA it does nothing."""
+def cuda_answered() -> Iterator[None]:
+    """Build models and optimizers, save and load them inside this; on CUDA it does nothing."""
     with contextlib.nullcontext() if ON_CUDA else _AnswerAsCuda():
         yield
 
@@ -71,7 +77,11 @@ class _AnswerAsCuda(TorchFunctionMode):
     """``Tensor.cuda()`` returns the tensor; ``Tensor.type()`` names the CUDA type of the same precision."""
 
     def __torch_function__(
-        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+        self,
+        func: Callable[..., Any],
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
     ) -> Any:
         if func is torch.Tensor.cuda:
             return args[0]
@@ -109,8 +119,20 @@ def _clip_grad_by_total_norm(
         torch._foreach_mul_([p.grad for p in parameters if p.grad is not None], coefficient)
 
 
+def _keep_step_of_torch_adamw(distributed_optimizer: Any) -> None:
+    original = distributed_optimizer._set_main_param_and_optimizer_states
+
+    def load_states(self: Any, model_param: torch.Tensor, tensors: dict[str, torch.Tensor]) -> None:
+        group, place = self.model_param_group_index_map[model_param]
+        state = self.optimizer.state[self.optimizer.param_groups[group]["params"][place]]
+        original(self, model_param, tensors | {"step": state["step"]} if "step" in state else tensors)
+
+    distributed_optimizer._set_main_param_and_optimizer_states = load_states
+
+
 def _prepare_megatron_for_cpu() -> None:
     torch.cuda.current_device = lambda: CPU  # type: ignore[assignment, return-value]
+    torch.cuda.synchronize = lambda device=None: None
     compile_ = torch.compile
     torch.compile = lambda function=None, **_: function if function else (lambda inner: inner)  # type: ignore
     try:
@@ -125,10 +147,19 @@ def _prepare_megatron_for_cpu() -> None:
     finally:
         torch.compile = compile_
     proxy = _TorchOnCpu()
-    for module in (utils, param_and_grad_buffer, clip_grads, distrib_optimizer, grad_scaler, optimizer, schedules):
+    for module in (
+        utils,
+        param_and_grad_buffer,
+        clip_grads,
+        distrib_optimizer,
+        grad_scaler,
+        optimizer,
+        schedules,
+    ):
         module.torch = proxy
     optimizer.clip_grad_by_total_norm_fp32 = _clip_grad_by_total_norm
     multi_latent_attention.HAVE_TE = False
+    _keep_step_of_torch_adamw(distrib_optimizer.DistributedOptimizer)
 
 
 if not ON_CUDA:

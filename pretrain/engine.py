@@ -82,10 +82,24 @@ class Engine:
         self.is_last_stage = parallel_state.is_pipeline_last_stage()
 
     @classmethod
-    def build(cls, model: ModelConfig, training: TrainingConfig, execution: Execution) -> "Engine":
+    def build(
+        cls,
+        model: ModelConfig,
+        training: TrainingConfig,
+        execution: Execution,
+        sharded_optimizer: bool = device.ON_CUDA,
+    ) -> "Engine":
         """Join the other ranks, build this rank's part of the model and the optimizer, and draw the weights.
 
         Under torchrun the ranks are those it started; without, this process is the only one.
+
+        Args:
+            model: the shape.
+            training: seed, precision, optimizer.
+            execution: how many ranks share what.
+            sharded_optimizer: replicas keep a part of the moments each (Megatron's distributed optimizer). Checkpoints
+                of runs with and without do not load each other's optimizer state. On a CPU saving takes several
+                times as long with it, so there it is used in tests only.
 
         Raises:
             StemmaError: the number of processes is not TP x PP x DP, or the precision or the split is impossible.
@@ -100,13 +114,14 @@ class Engine:
         module = module.to(where, config.params_dtype)
         if training.rope_theta is not None:
             module.set_rope_theta(training.rope_theta)
-        distributed = execution.data_parallel > 1
         ddp = DistributedDataParallel(
             config,
-            DistributedDataParallelConfig(grad_reduce_in_fp32=True, use_distributed_optimizer=distributed),
+            DistributedDataParallelConfig(
+                grad_reduce_in_fp32=True, use_distributed_optimizer=sharded_optimizer
+            ),
             module,
         )
-        optimizer = build_optimizer(ddp, config, training.optimizer, distributed)
+        optimizer = build_optimizer(ddp, config, training.optimizer, sharded_optimizer)
         config.finalize_model_grads_func = _finalize_gradients
         if training.precision == "fp16":
             config.grad_scale_func = optimizer.scale_loss
@@ -132,7 +147,9 @@ class Engine:
             StemmaError: the batch is empty.
         """
         if not batch.micro or batch.denominator <= 0:
-            raise StemmaError("a step's batch has no supervised token on it; the plan or the loss masks are wrong")
+            raise StemmaError(
+                "a step's batch has no supervised token on it; the plan or the loss masks are wrong"
+            )
         self.ddp.zero_grad_buffer()
         self.optimizer.zero_grad()
         sums = self._run(batch.micro, objective_loss, batch.denominator, train=True)
@@ -161,7 +178,9 @@ class Engine:
             ``[batch, seq]`` fp32: position ``i`` holds that of ``tokens[:, i + 1]``, the last one 0.
         """
         labels = torch.cat([tokens[:, 1:], tokens[:, :1]], dim=1)
-        micro = MicroBatch(tokens, labels, torch.ones_like(tokens, dtype=torch.float32), torch.zeros_like(tokens))
+        micro = MicroBatch(
+            tokens, labels, torch.ones_like(tokens, dtype=torch.float32), torch.zeros_like(tokens)
+        )
         kept: list[Tensor] = []
 
         def keep(logits: Tensor, micro: MicroBatch) -> tuple[Tensor, dict[str, Tensor]]:
@@ -206,19 +225,25 @@ class Engine:
     ) -> dict[str, float]:
         """Pass micro batches forward (and backward) through all stages; sums over replicas, equal on every rank."""
 
-        def forward_step(batches: Iterator[MicroBatch], model: nn.Module) -> tuple[Tensor, Callable[..., Any]]:
+        def forward_step(
+            batches: Iterator[MicroBatch], model: nn.Module
+        ) -> tuple[Tensor, Callable[..., Any]]:
             micro = self._to_device(next(batches))
             output = model(micro.tokens, micro.position_ids, micro.extra.get("documents"))
 
             def loss(output: Tensor) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
                 total, metrics = objective_loss(output, micro)
-                reported = {"loss": total.detach()} | {name: value.detach() for name, value in metrics.items()}
+                reported = {"loss": total.detach()} | {
+                    name: value.detach() for name, value in metrics.items()
+                }
                 return total / denominator, torch.zeros((), dtype=torch.int, device=self.device), reported
 
             return output, loss
 
         shapes = [micro.tokens.shape for micro in micro_batches]
-        self.module.config.variable_seq_lengths = len(set(shapes)) > 1  # stages then tell each other the shape
+        self.module.config.variable_seq_lengths = (
+            len(set(shapes)) > 1
+        )  # stages then tell each other the shape
         results = get_forward_backward_func()(
             forward_step_func=forward_step,
             data_iterator=iter(micro_batches),
@@ -280,7 +305,7 @@ class Engine:
 
     def save(self, folder: Path, extra: dict[str, Any]) -> None:
         """Write model, optimizer, random state and ``extra`` (JSON) into ``folder``, all or nothing."""
-        checkpoint.save(folder, self.module, self.optimizer, extra)
+        checkpoint.save(folder, self.module, self.optimizer, self.model, extra)
 
     def load(self, folder: Path, weights_only: bool = False) -> dict[str, Any]:
         """Take over a checkpoint, which may have been saved on another number of ranks.
@@ -295,7 +320,7 @@ class Engine:
         Raises:
             DamagedError: a file is missing or altered; nothing was loaded.
         """
-        extra = checkpoint.load(folder, self.module, self.optimizer, weights_only)
+        extra = checkpoint.load(folder, self.module, self.optimizer, self.model, weights_only)
         if weights_only:
             self.optimizer.reload_model_params()
         return extra
@@ -311,7 +336,9 @@ class Engine:
             for parameter in optimizer.get_parameters():
                 for name, value in sorted(optimizer.state[parameter].items()):
                     sha.update(name.encode())
-                    sha.update(torch.as_tensor(value).cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
+                    sha.update(
+                        torch.as_tensor(value).cpu().contiguous().view(-1).view(torch.uint8).numpy().data
+                    )
         return sha.hexdigest()
 
 

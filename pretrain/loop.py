@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from tokenizers import Tokenizer
 
 from pretrain.batch import Objective, StepBatch
 from pretrain.convert import write_hf
@@ -25,10 +26,9 @@ from pretrain.receipts import JsonlLog, receipt
 from pretrain.schedule import learning_rate
 from pretrain.validation import Validator
 from stemma.core.errors import DamagedError, StageFailed
-from stemma.core.files import read_jsonl, sync_folder, write_json
+from stemma.core.files import read_json, read_jsonl, sync_folder, write_json
 from stemma.core.ledger import Ledger, compare
 from stemma.core.progress import Progress
-from tokenizer.load import load
 
 SKIP_LIMIT = 5
 """Steps of one stage whose loss or gradient may be NaN or infinite before the stage gives up."""
@@ -246,10 +246,8 @@ class _Run:
         return summary
 
     def _write_hf(self, weights: dict[str, torch.Tensor]) -> None:
-        tokenizer = load(Path(self.job.tokenizer) / "hf")
-        names = ("bos_token_id", "eos_token_id", "pad_token_id")
-        ids = {name: getattr(tokenizer, name) for name in names}
         dtype = next(iter(weights.values())).dtype
+        ids = special_ids(Path(self.job.tokenizer) / "hf")
         write_hf(self.path / "hf", weights, self.job.model, self.engine.rope_theta, dtype, **ids)
 
     def _summary(self, after: dict[str, float]) -> dict[str, Any]:
@@ -287,6 +285,23 @@ def losses(batch: StepBatch, means: dict[str, float], domains: dict[str, str]) -
             total, tokens = by_domain.get(domains[source], (0.0, 0))
             by_domain[domains[source]] = total + value, tokens + supervised
     return found | {f"loss/{domain}": total / tokens for domain, (total, tokens) in by_domain.items()}
+
+
+def special_ids(tokenizer: Path) -> dict[str, int]:
+    """``bos_token_id`` and its like for ``config.json``, read without importing transformers (it takes seconds).
+
+    Args:
+        tokenizer: the ``hf`` folder of a tokenizer artifact.
+    """
+    named = read_json(tokenizer / "tokenizer_config.json")
+    vocabulary = Tokenizer.from_file(str(tokenizer / "tokenizer.json"))
+    ids = {}
+    for role in ("bos_token", "eos_token", "pad_token"):
+        token = named.get(role)
+        text = token["content"] if isinstance(token, dict) else token
+        if text is not None:
+            ids[f"{role}_id"] = vocabulary.token_to_id(text)
+    return ids
 
 
 def _from_first(engine: Engine, value: Any) -> Any:

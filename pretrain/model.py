@@ -70,7 +70,9 @@ class LanguageModel(GPTModel):
     def _postprocess(self, hidden_states: Tensor, *_: object, **__: object) -> Tensor:
         if not self.post_process:
             return hidden_states
-        weight = self.shared_embedding_or_output_weight() if self.share_embeddings_and_output_weights else None
+        weight = (
+            self.shared_embedding_or_output_weight() if self.share_embeddings_and_output_weights else None
+        )
         logits, _bias = self.output_layer(hidden_states, weight=weight)
         return logits.transpose(0, 1).float()
 
@@ -79,7 +81,9 @@ class LanguageModel(GPTModel):
         for layer in self.decoder.layers:
             rotary = layer.self_attention.rotary_pos_emb
             dims = torch.arange(0, self.config.qk_pos_emb_head_dim, 2, dtype=torch.float32)
-            rotary.inv_freq = (1.0 / theta ** (dims / self.config.qk_pos_emb_head_dim)).to(rotary.inv_freq.device)
+            rotary.inv_freq = (1.0 / theta ** (dims / self.config.qk_pos_emb_head_dim)).to(
+                rotary.inv_freq.device
+            )
             type(rotary).forward.cache_clear()  # Megatron keeps the angles of past lengths
 
 
@@ -179,7 +183,7 @@ def build_model(model: ModelConfig, config: MLATransformerConfig) -> LanguageMod
 
     Needs Megatron's parallel state. Inside ``torch.device("meta")`` it allocates nothing, on a CPU.
     """
-    with device.construction():
+    with device.cuda_answered():
         return LanguageModel(
             config,
             layer_spec(fp8=config.fp8 is not None),

@@ -56,7 +56,9 @@ def set_learning_rate(optimizer: MegatronOptimizer, settings: OptimizerConfig, l
         group["weight_decay"] = settings.weight_decay * group["wd_mult"]
 
 
-def update(optimizer: MegatronOptimizer, settings: OptimizerConfig, loss_is_finite: bool) -> tuple[bool, float]:
+def update(
+    optimizer: MegatronOptimizer, settings: OptimizerConfig, loss_is_finite: bool
+) -> tuple[bool, float]:
     """Clip and step as ``optimizer.step()`` does, but leave weights and moments alone where a number is not finite.
 
     Megatron guards only its scaled half precision; one NaN would be in every weight after a plain step.

@@ -9,13 +9,14 @@ import math
 from pathlib import Path
 
 import numpy as np
+from tokenizers import Tokenizer
 
 from pretrain.batch import Sample, micro_batches, share
 from pretrain.engine import Engine
 from pretrain.launch import Job
 from pretrain.shards import Shard, open_shards
 from stemma.core.errors import StemmaError
-from tokenizer.load import load, token_bytes
+from tokenizer.load import token_bytes
 
 
 class Validator:
@@ -28,7 +29,8 @@ class Validator:
     def __init__(self, job: Job, engine: Engine) -> None:
         self.engine = engine
         self.micro_batch_size = job.training.micro_batch_size
-        self.bytes_of = np.array([len(text) for text in token_bytes(load(Path(job.tokenizer) / "hf"))])
+        vocabulary = Tokenizer.from_file(str(Path(job.tokenizer) / "hf" / "tokenizer.json"))
+        self.bytes_of = np.array([len(text) for text in token_bytes(vocabulary)])
         shards = open_shards(map(Path, job.validation), "valid")
         length, quota = job.training.validation_length, job.training.validation_tokens
         self.windows = {

@@ -2,20 +2,25 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from transformers import PreTrainedTokenizerFast
+from tokenizers import Tokenizer
 
 from stemma.core.errors import DamagedError
 from tokenizer.errors import TextError
 
+if TYPE_CHECKING:  # importing transformers takes over a second: only load() has to
+    from transformers import PreTrainedTokenizerFast
 
-def load(folder: Path | str) -> PreTrainedTokenizerFast:
+
+def load(folder: Path | str) -> "PreTrainedTokenizerFast":
     """Load the Hugging Face folder a ``TokenizerStage`` wrote (``<artifact>/hf``), offline.
 
     Raises:
         DamagedError: it is not there or not readable.
     """
+    from transformers import PreTrainedTokenizerFast
+
     path = Path(folder)
     if not (path / "tokenizer.json").is_file():
         raise DamagedError(f"{path} has no tokenizer.json; expected the hf/ folder of a tokenizer artifact")
@@ -25,7 +30,7 @@ def load(folder: Path | str) -> PreTrainedTokenizerFast:
         raise DamagedError(f"{path} is not a readable tokenizer ({error}). It was left as it is.") from error
 
 
-def encode_text(tokenizer: PreTrainedTokenizerFast, texts: Sequence[str]) -> list[list[int]]:
+def encode_text(tokenizer: "PreTrainedTokenizerFast", texts: Sequence[str]) -> list[list[int]]:
     """Encode documents: no token added, and control tokens that occur in the text taken as ordinary text.
 
     So a source file that mentions ``<|end_of_text|>`` cannot end a document, and
@@ -38,7 +43,7 @@ def encode_text(tokenizer: PreTrainedTokenizerFast, texts: Sequence[str]) -> lis
     return [encoding.ids for encoding in encodings]
 
 
-def encode_plain(tokenizer: PreTrainedTokenizerFast, texts: Sequence[str]) -> list[Any]:
+def encode_plain(tokenizer: "PreTrainedTokenizerFast", texts: Sequence[str]) -> list[Any]:
     """``encode_text`` with offsets: one ``tokenizers.Encoding`` per text."""
     for text in texts:
         check_text(text)
@@ -66,12 +71,12 @@ def check_text(text: str) -> None:
         ) from error
 
 
-def token_bytes(tokenizer: PreTrainedTokenizerFast) -> list[bytes]:
+def token_bytes(tokenizer: "PreTrainedTokenizerFast | Tokenizer") -> list[bytes]:
     """The exact bytes each id stands for, ``[vocab_size]``; what bits per byte divide by.
 
     Control and reserved tokens stand for no text and give ``b""``; markup (``<think>``) gives its UTF-8.
     """
-    backend = tokenizer.backend_tokenizer
+    backend = tokenizer if isinstance(tokenizer, Tokenizer) else tokenizer.backend_tokenizer
     vocabulary = backend.get_vocab(with_added_tokens=False)
     added = backend.get_added_tokens_decoder()
     result = [b""] * backend.get_vocab_size()

@@ -2,7 +2,7 @@
 
 import os
 import sysconfig
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 
 from data_pipeline.config import PlanConfig
-from data_pipeline.curriculum import PlanStage
+from data_pipeline.curriculum import Plan, PlanStage
 from pretrain.config import ModelConfig, PretrainConfig, TrainingConfig
 from stemma.core.artifact import Artifact, Store
 from stemma.core.config import Config
 from stemma.core.files import write_json
-from stemma.core.stage import Stage, Workspace, execute
+from stemma.core.stage import Execution, Stage, Workspace, execute
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
@@ -155,5 +155,58 @@ def make_stage(inputs: dict[str, Artifact]) -> Callable[..., Stage]:
         given = {**inputs, "plan": execute(plan, store)} | ({"init": init} if init else {})
         config = PretrainConfig(model=ModelConfig.model_validate(MODEL), training=settings)
         return PretrainStage("stem", config, given)
+
+    return make
+
+
+@pytest.fixture
+def training() -> TrainingConfig:
+    """How the tiny stage trains."""
+    return training_config()
+
+
+@pytest.fixture
+def engine() -> Iterator[Any]:
+    """An engine of one process with fresh weights of the tiny model."""
+    from pretrain.engine import Engine
+
+    built = Engine.build(ModelConfig.model_validate(MODEL), training_config(), Execution(threads=1))
+    yield built
+    built.close()
+
+
+@pytest.fixture
+def make_plan(inputs: dict[str, Artifact]) -> Callable[..., Plan]:
+    """``make_plan(steps, lengths)``: a plan over the tiny tokens."""
+
+    def make(steps: int = 8, lengths: tuple[int, ...] = (32,)) -> Plan:
+        store = Store(inputs["tokens"].path.parent.parent)
+        stage = PlanStage("plan", plan_config(steps, 4, lengths), {"tokens": inputs["tokens"]})
+        return Plan.load(execute(stage, store).path)
+
+    return make
+
+
+@pytest.fixture
+def make_job(inputs: dict[str, Artifact]) -> Callable[..., Any]:
+    """``make_job(folder, init, **training)``: what a worker is told, for running the loop in this process."""
+
+    def make(folder: Path, init: Path | None = None, **training: Any) -> Any:
+        from pretrain.launch import Job
+
+        (folder / "artifact" / ".scratch").mkdir(parents=True, exist_ok=True)
+        return Job(
+            stage="stem",
+            entry="pretrain.objective:language_model",
+            arguments={},
+            model=ModelConfig.model_validate(MODEL),
+            training=training_config(**training),
+            execution=Execution(threads=1),
+            path=str(folder / "artifact"),
+            scratch=str(folder / "artifact" / ".scratch"),
+            init=str(init) if init else None,
+            tokenizer=str(inputs["tokenizer"].path),
+            validation=[str(inputs["tokens"].path)],
+        )
 
     return make
