@@ -20,7 +20,9 @@ class SourceBase(Config):
     licence: str = Field(min_length=1, description="licence of the text (SPDX expression if there is one)")
     filters: str = Field(description="name of the filter chain its documents pass, a key of `filters`")
     max_bytes: int | None = Field(
-        None, ge=1, description="read about this many raw bytes: whole files in the order of their names' hash"
+        None,
+        ge=1,
+        description="read about this many raw bytes: whole files in the order of their names' hash",
     )
 
 
@@ -29,15 +31,19 @@ class PackageSource(SourceBase):
 
     type: Literal["package"] = "package"
     registry: Literal["pypi", "npm"] = Field("pypi", description="whose client fetches it: pip or npm")
-    package: str = Field(pattern=r"^(@[A-Za-z0-9_.-]+/)?[A-Za-z0-9_.]+[A-Za-z0-9_.-]*$", description="its name")
+    package: str = Field(
+        pattern=r"^(@[A-Za-z0-9_.-]+/)?[A-Za-z0-9_.]+[A-Za-z0-9_.-]*$", description="its name"
+    )
     version: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.+!-]*$", description="exact version")
     archive: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.+-]*$", description="file name of the archive")
     sha256: str = Field(pattern=r"^[0-9a-f]{64}$", description="SHA-256 of the archive")
     members: tuple[str, ...] = Field(
         min_length=1, description="globs of members to read; `a.zip!b/*.txt` looks into an archive inside"
     )
-    format: Literal["mediawiki", "factbook", "jsonl", "parquet", "text", "python", "docstrings", "engram"] = Field(
-        description="how members become documents; `engram` runs the archive's generators (code of the archive)"
+    format: Literal["mediawiki", "factbook", "jsonl", "parquet", "text", "python", "docstrings", "engram"] = (
+        Field(
+            description="how members become documents; `engram` runs the archive's generators (code of the archive)"
+        )
     )
     text_field: str = Field("text", description="column or key of the text in jsonl and parquet")
     items: int = Field(8, ge=1, description="solved problems per document, for `engram`")
@@ -85,10 +91,15 @@ class CorpusConfig(Config):
     filters: dict[str, tuple[FilterName, ...]] = Field(description="filter chains by name, in running order")
     dedup: DedupConfig = Field(DedupConfig(), description="near-duplicate removal over all sources together")
     valid_fraction: float = Field(
-        0.02, ge=0, lt=1, description="share of each source's kept documents held out, chosen by hash, rounded up"
+        0.02,
+        ge=0,
+        lt=1,
+        description="share of each source's kept documents held out, chosen by hash, rounded up",
     )
     max_document_bytes: int = Field(
-        100_000, ge=1_000, description="longer documents are cut at line ends into parts of at most this many bytes"
+        100_000,
+        ge=1_000,
+        description="longer documents are cut at line ends into parts of at most this many bytes",
     )
 
     @model_validator(mode="after")
