@@ -22,7 +22,9 @@ app.add_typer(mix, name="mix")
 
 ProfileName = Annotated[str, typer.Option("--profile", "-p", help="a profile's name, or the path of a .yaml")]
 Overrides = Annotated[list[str], typer.Option("--set", help="path.to.field=value; may be repeated")]
-Root = Annotated[Path, typer.Option("--root", envvar="STEMMA_ROOT", help="folder of runs, artifacts and downloads")]
+Root = Annotated[
+    Path, typer.Option("--root", envvar="STEMMA_ROOT", help="folder of runs, artifacts and downloads")
+]
 RunName = Annotated[str, typer.Argument(help="the run's name, such as nano")]
 StopAfter = Annotated[str, typer.Option(help="last stage to make")]
 
@@ -72,6 +74,7 @@ def demo(
     loaded = load_profile(profile, overrides)  # before Prefect's import: a bad profile fails at once
 
     from flows.pipeline_flow import run_pipeline
+
     from stemma.pipeline import Run
     from stemma.report import print_report
 
@@ -149,7 +152,8 @@ def chat(
 @mix.command("show")
 def mix_show(run: RunName = "nano", root: Root = Path("runs")) -> None:
     """Planned and realized counts of every training stage, by source and domain."""
-    from data_pipeline.inspect import mix_tables, render_mix
+    from data_pipeline.inspect import mix_tables
+    from data_pipeline.render import render_mix
     from stemma.pipeline import open_run
     from stemma.terminal import console
 
@@ -159,7 +163,8 @@ def mix_show(run: RunName = "nano", root: Root = Path("runs")) -> None:
 @app.command()
 def ledger(run: RunName = "nano", root: Root = Path("runs")) -> None:
     """Compare planned and realized counts of every trained stage; exit 1 if any differ."""
-    from data_pipeline.inspect import mix_tables, render_ledger
+    from data_pipeline.inspect import mix_tables
+    from data_pipeline.render import render_ledger
     from stemma.pipeline import open_run
     from stemma.terminal import console
 
@@ -178,12 +183,15 @@ def trace(
     document: Annotated[str, typer.Option(help="a document's id: list the steps that saw it")] = "",
 ) -> None:
     """From a token of a training step to its document, or from a document to its steps."""
-    from data_pipeline.inspect import render_trace, trace_document, trace_token
+    from data_pipeline.inspect import trace_document, trace_token
+    from data_pipeline.render import render_trace
     from stemma.pipeline import open_run
     from stemma.terminal import console
 
     artifacts = open_run(Store(root), run)
-    found: Any = trace_document(artifacts, document) if document else trace_token(artifacts, stage, step, row, pos)
+    found: Any = (
+        trace_document(artifacts, document) if document else trace_token(artifacts, stage, step, row, pos)
+    )
     render_trace(found, console())
 
 

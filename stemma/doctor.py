@@ -30,7 +30,9 @@ def examine(root: Path, out: Console) -> bool:
     found.append(_device())
     existing = next(folder for folder in (root.absolute(), *root.absolute().parents) if folder.exists())
     free = shutil.disk_usage(existing).free / 1e9
-    found.append(("disk", free >= MINIMUM_DISK_GB, f"{free:,.1f} GB free at {existing}; the demo writes under 1 GB"))
+    found.append(
+        ("disk", free >= MINIMUM_DISK_GB, f"{free:,.1f} GB free at {existing}; the demo writes under 1 GB")
+    )
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9
     found.append(("memory", memory >= MINIMUM_MEMORY_GB, f"{memory:,.1f} GB; the demo needs 6"))
     found.append(("cores", True, f"{len(os.sched_getaffinity(0))}"))

@@ -1,7 +1,8 @@
 """Which stage feeds which: the one place that says so, and ``Run``, which makes nodes one at a time.
 
-``stemma run`` and the Prefect flow walk the same list. A run is a folder with ``run.json``: for every node the artifact it
-stands for now, so that a changed profile can be told apart from an interrupted one, and every remaking has a reason.
+``stemma run`` and the Prefect flow walk the same list. A run is a folder with ``run.json``: for every node
+the artifact it stands for now, so that a changed profile can be told apart from an interrupted one, and every
+remaking has a reason.
 """
 
 import importlib
@@ -50,7 +51,13 @@ def nodes() -> list[Node]:
     tokens = {"tokens": "tokens", "tokenizer": "tokenizer"}
     with_agent = {**tokens, "agent_tokens": "agent_tokens"}
     made = [
-        Node("corpus", "data_pipeline.corpus:CorpusStage", lambda p: p.data, {}, "read, filter and deduplicate text"),
+        Node(
+            "corpus",
+            "data_pipeline.corpus:CorpusStage",
+            lambda p: p.data,
+            {},
+            "read, filter and deduplicate text",
+        ),
         Node(
             "tokenizer",
             "tokenizer.stage:TokenizerStage",
@@ -85,11 +92,23 @@ def nodes() -> list[Node]:
         plan_inputs = {"tokens": "tokens"} | ({"agent_tokens": "agent_tokens"} if stage == "agentic" else {})
         if previous:
             plan_inputs["previous"] = f"plan.{previous}"
-        made.append(Node(f"plan.{stage}", "data_pipeline.curriculum:PlanStage", _plan(stage), plan_inputs, "plan the mix"))
+        made.append(
+            Node(
+                f"plan.{stage}",
+                "data_pipeline.curriculum:PlanStage",
+                _plan(stage),
+                plan_inputs,
+                "plan the mix",
+            )
+        )
         previous = stage
     previous = ""
     for stage in TRAINING_STAGES:
-        room = "pretrain.stage:PretrainStage" if stage in ("commonsense", "stem") else "midtrain.stage:MidtrainStage"
+        room = (
+            "pretrain.stage:PretrainStage"
+            if stage in ("commonsense", "stem")
+            else "midtrain.stage:MidtrainStage"
+        )
         inputs = {"plan": f"plan.{stage}", **with_agent}
         if previous:
             inputs["init"] = previous
@@ -98,13 +117,23 @@ def nodes() -> list[Node]:
         previous = stage
     posttrain = {**with_agent, "trajectories": "trajectories"}
     made += [
-        Node("sft", "posttrain.sft:SFTStage", lambda p: p.sft_stage(), {**posttrain, "init": "agentic"}, "train: SFT"),
+        Node(
+            "sft",
+            "posttrain.sft:SFTStage",
+            lambda p: p.sft_stage(),
+            {**posttrain, "init": "agentic"},
+            "train: SFT",
+        ),
         _evaluation("sft"),
-        Node("rl", "posttrain.rl:RLStage", lambda p: p.rl_stage(), {**with_agent, "init": "sft"}, "train: RL"),
+        Node(
+            "rl", "posttrain.rl:RLStage", lambda p: p.rl_stage(), {**with_agent, "init": "sft"}, "train: RL"
+        ),
         _evaluation("rl"),
     ]
     quoted = [*TRAINING_STAGES, "sft", "rl"]
-    card = {stage: stage for stage in quoted if stage != "rl"} | {f"eval.{stage}": f"eval.{stage}" for stage in quoted}
+    card = {stage: stage for stage in quoted if stage != "rl"} | {
+        f"eval.{stage}": f"eval.{stage}" for stage in quoted
+    }
     made.append(
         Node(
             "export",
@@ -127,7 +156,13 @@ def _training(stage: str) -> Callable[[Profile], Config]:
 
 def _evaluation(stage: str) -> Node:
     inputs = {"model": stage, "tokenizer": "tokenizer"}
-    return Node(f"eval.{stage}", "evaluation.stage:EvaluationStage", lambda p: p.evaluation, inputs, f"evaluate {stage}")
+    return Node(
+        f"eval.{stage}",
+        "evaluation.stage:EvaluationStage",
+        lambda p: p.evaluation,
+        inputs,
+        f"evaluate {stage}",
+    )
 
 
 class Run:
@@ -180,7 +215,7 @@ class Run:
         return node.load()(node.name, node.config(self.profile), inputs)
 
     def make(self, name: str) -> Artifact:
-        """Make one node's artifact, or verify the one there is. Its inputs must have been made by this object."""
+        """Make a node's artifact, or verify the one there is. This object must have made its inputs."""
         stage = self.stage(name)
         stage.resolve(self.store.cache, self.profile.execution, Progress(name, self.listeners))
         identity = {
@@ -192,7 +227,8 @@ class Run:
         if recorded and recorded["fingerprint"] != stage.fingerprint:
             changes = differences(recorded["identity"], identity)
             reason = "made anew, because " + "; ".join(changes)
-        # Recorded before it runs: if this attempt dies, the next one still knows what changed and what it continues.
+        # Recorded before it runs: if this attempt dies, the next one still knows what changed and what it
+        # continues.
         entry = {"fingerprint": stage.fingerprint, "identity": identity, "sealed": False, "reason": reason}
         if recorded is None or recorded["fingerprint"] != stage.fingerprint:
             self._remember(name, entry)
@@ -209,7 +245,7 @@ class Run:
         write_json(self.folder / RUN_RECORD, self.record)
 
     def finish(self) -> Path:
-        """Write the run's report (Markdown, JSON and SVG) from its artifacts and return the Markdown's path."""
+        """Write the run's report (Markdown, JSON, SVG) from its artifacts; returns the Markdown's path."""
         from stemma.report import write_report
 
         return write_report(self)
@@ -224,7 +260,9 @@ def open_run(store: Store, name: str) -> dict[str, Artifact]:
     path = store.root / name / RUN_RECORD
     if not path.exists():
         known = sorted(found.parent.name for found in store.root.glob(f"*/{RUN_RECORD}"))
-        raise StemmaError(f"there is no run {name!r} in {store.root}; runs are: {', '.join(known) or '(none)'}")
+        raise StemmaError(
+            f"there is no run {name!r} in {store.root}; runs are: {', '.join(known) or '(none)'}"
+        )
     record = read_json(path)
     return {
         node: store.open(node, entry["fingerprint"])

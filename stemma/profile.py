@@ -7,16 +7,16 @@ milliseconds, with every problem and its path.
 import importlib.resources
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import yaml
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, model_validator
 
 from data_pipeline.config import CorpusConfig, CurriculumConfig, PlanConfig, TokensConfig
 from evaluation.config import EvaluationConfig
 from midtrain.config import MidtrainConfig, TrajectoriesConfig
-from posttrain.config import ExportConfig, RLConfig, SFTConfig
-from pretrain.config import ModelConfig, TrainingConfig
+from posttrain.config import ExportConfig, RLConfig, RLStageConfig, SFTConfig, SFTStageConfig
+from pretrain.config import ModelConfig, PretrainConfig, TrainingConfig
 from stemma.core.config import Config
 from stemma.core.errors import ProfileError
 from stemma.core.stage import Execution
@@ -43,8 +43,15 @@ class Training(Config):
     agentic: TrainingConfig
 
 
+class LongContext(Config):
+    """Rotary bases of the mid-training stages by sequence length, where not the stage's or the model's."""
+
+    general: dict[int, float] = Field({}, description="sequence length in tokens -> rotary base")
+    agentic: dict[int, float] = Field({}, description="sequence length in tokens -> rotary base")
+
+
 class Profile(Config):
-    """A whole run: data, tokenizer, model, curriculum, training, post-training, evaluation, export, execution."""
+    """A whole run, from data to export."""
 
     name: str = Field(pattern=r"^[a-z][a-z0-9_]*$", description="the run's name and folder")
     description: str = Field("", description="one line for people")
@@ -55,11 +62,64 @@ class Profile(Config):
     curriculum: Curriculum
     model: ModelConfig
     training: Training
+    long_context: LongContext = LongContext()
     sft: SFTConfig
     rl: RLConfig
     evaluation: EvaluationConfig
     export: ExportConfig
     execution: Execution = Execution()
+
+    @model_validator(mode="after")
+    def _rooms_agree(self) -> Self:
+        """What no room can see alone: values of one section that another relies on."""
+        problems = []
+        if self.model.vocab_size != self.tokenizer.vocab_size:
+            problems.append(
+                f"model.vocab_size {self.model.vocab_size} is not tokenizer.vocab_size "
+                f"{self.tokenizer.vocab_size}"
+            )
+        for stage in TRAINING_STAGES:
+            for phase in getattr(self.curriculum, stage).phases:
+                place = f"curriculum.{stage}.phases.{phase.name}.sequence_length {phase.sequence_length}"
+                if self.tokens.sequence_chunk % phase.sequence_length:
+                    problems.append(
+                        f"{place} does not divide tokens.sequence_chunk {self.tokens.sequence_chunk}"
+                    )
+                if phase.sequence_length > self.model.max_position_embeddings:
+                    problems.append(f"{place} is above model.max_position_embeddings")
+            try:
+                self.plan_stage(stage)
+            except ValidationError as error:
+                problems += [f"curriculum.{stage}: {problem['msg']}" for problem in error.errors()]
+        unknown = sorted(set(self.sft.families) - set(self.trajectories.families))
+        if unknown:
+            problems.append(f"sft.families: {unknown} are not in trajectories.families")
+        if problems:
+            raise ValueError("; ".join(problems))
+        return self
+
+    def plan_stage(self, stage: str) -> PlanConfig:
+        """Config of the node ``plan.<stage>``."""
+        training: TrainingConfig = getattr(self.training, stage)
+        return PlanConfig(
+            curriculum=getattr(self.curriculum, stage), global_batch_size=training.global_batch_size
+        )
+
+    def training_stage(self, stage: str) -> PretrainConfig:
+        """Config of one of the four training nodes."""
+        training: TrainingConfig = getattr(self.training, stage)
+        if stage in ("general", "agentic"):
+            bases = getattr(self.long_context, stage)
+            return MidtrainConfig(model=self.model, training=training, rope_theta=bases)
+        return PretrainConfig(model=self.model, training=training)
+
+    def sft_stage(self) -> SFTStageConfig:
+        """Config of the node ``sft``."""
+        return SFTStageConfig(model=self.model, sft=self.sft)
+
+    def rl_stage(self) -> RLStageConfig:
+        """Config of the node ``rl``."""
+        return RLStageConfig(model=self.model, rl=self.rl)
 
 
 class _UniqueKeyLoader(yaml.SafeLoader):
@@ -71,7 +131,9 @@ def _mapping(loader: _UniqueKeyLoader, node: yaml.MappingNode, deep: bool = Fals
     for key_node, _ in node.value:
         key = loader.construct_object(key_node, deep=True)
         if key in seen:
-            raise yaml.constructor.ConstructorError(None, None, f"the key {key!r} is written twice", key_node.start_mark)
+            raise yaml.constructor.ConstructorError(
+                None, None, f"the key {key!r} is written twice", key_node.start_mark
+            )
         seen.add(key)
     return yaml.SafeLoader.construct_mapping(loader, node, deep)
 
@@ -82,7 +144,9 @@ _UniqueKeyLoader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG,
 def profile_names() -> list[str]:
     """Names of the profiles that come with stemma."""
     folder = importlib.resources.files("configs")
-    return sorted(entry.name.removesuffix(".yaml") for entry in folder.iterdir() if entry.name.endswith(".yaml"))
+    return sorted(
+        entry.name.removesuffix(".yaml") for entry in folder.iterdir() if entry.name.endswith(".yaml")
+    )
 
 
 def profile_path(name: str) -> Path:
@@ -96,7 +160,9 @@ def profile_path(name: str) -> Path:
     else:
         path = Path(str(importlib.resources.files("configs") / f"{name}.yaml"))
     if not path.is_file():
-        raise ProfileError(name, [f"no such profile; known names: {', '.join(profile_names())}; or give a path to a .yaml"])
+        raise ProfileError(
+            name, [f"no such profile; known names: {', '.join(profile_names())}; or give a path to a .yaml"]
+        )
     return path
 
 

@@ -21,8 +21,8 @@ EVAL_PREFIX = "eval."
 def rows(artifacts: dict[str, Artifact]) -> list[dict[str, Any]]:
     """One row per artifact, evaluations folded into the stage they evaluate, in the order they were made.
 
-    Keys: ``stage``, ``tokens`` (int or None), ``bits_per_byte`` (domain -> (before, after)), ``scores`` (task -> mean
-    reward), ``artifact``, ``seconds`` (of its making, its evaluation included).
+    Keys: ``stage``, ``tokens`` (int or None), ``bits_per_byte`` (domain -> (before, after)), ``scores`` (task
+    -> mean reward), ``artifact``, ``seconds`` (of its making, its evaluation included).
     """
     found = []
     for name, artifact in artifacts.items():
@@ -62,7 +62,10 @@ def table(found: list[dict[str, Any]], title: str) -> Table:
     made.add_column("artifact", no_wrap=True, style="dim")
     made.add_column("time", justify="right", no_wrap=True)
     for row in found:
-        bits = [f"{pair[0]:.2f}→{pair[1]:.2f}" if (pair := row["bits_per_byte"].get(name)) else "" for name in DOMAINS]
+        bits = [
+            f"{pair[0]:.2f}→{pair[1]:.2f}" if (pair := row["bits_per_byte"].get(name)) else ""
+            for name in DOMAINS
+        ]
         scores = [f"{row['scores'][task]:.2f}" if task in row["scores"] else "" for task in tasks]
         tokens = f"{row['tokens']:,}" if row["tokens"] is not None else ""
         made.add_row(row["stage"], tokens, *bits, *scores, row["artifact"], duration(row["seconds"]))
@@ -86,12 +89,15 @@ def print_report(run: "Run", out: Console) -> None:
     if line := reward_line(found):
         out.print(line)
     if export := run.artifacts.get("export"):
-        out.print(f"\nThe model: [bold]{_short(export.path / 'hf')}[/]  (transformers loads it; `stemma chat {run.name}`)")
+        out.print(
+            f"\nThe model: [bold]{_short(export.path / 'hf')}[/]"
+            f"  (transformers loads it; `stemma chat {run.name}`)"
+        )
     out.print(f"The report: {_short(path)}")
 
 
 def write_report(run: "Run") -> Path:
-    """Write ``report.md``, ``report.json`` and ``report.svg`` into the run's folder; returns the Markdown's path."""
+    """Write ``report.md``, ``report.json`` and ``report.svg`` into the run's folder; returns the first."""
     found = rows(run.artifacts)
     path = run.folder / "report.md"
     write_json(run.folder / "report.json", {"run": run.name, "rows": found})
@@ -107,13 +113,26 @@ def write_report(run: "Run") -> Path:
 def markdown(run: "Run", found: list[dict[str, Any]]) -> str:
     """The report's text: the closing table, task scores, and the tree of artifacts."""
     lines = [f"# Run {run.name}", "", run.profile.description, ""]
-    header = ["stage", "tokens", *(f"{name} bits/byte" for name in DOMAINS), "task scores", "artifact", "seconds"]
+    header = [
+        "stage",
+        "tokens",
+        *(f"{name} bits/byte" for name in DOMAINS),
+        "task scores",
+        "artifact",
+        "seconds",
+    ]
     lines += ["| " + " | ".join(header) + " |", "|" + "---|" * len(header)]
     for row in found:
-        bits = [f"{pair[0]:.3f} → {pair[1]:.3f}" if (pair := row["bits_per_byte"].get(name)) else "" for name in DOMAINS]
+        bits = [
+            f"{pair[0]:.3f} → {pair[1]:.3f}" if (pair := row["bits_per_byte"].get(name)) else ""
+            for name in DOMAINS
+        ]
         scores = ", ".join(f"{task} {value:.3f}" for task, value in row["scores"].items())
         tokens = f"{row['tokens']:,}" if row["tokens"] is not None else ""
-        lines.append(f"| {row['stage']} | {tokens} | {' | '.join(bits)} | {scores} | {row['artifact']} | {row['seconds']} |")
+        lines.append(
+            f"| {row['stage']} | {tokens} | {' | '.join(bits)} | {scores} | {row['artifact']} "
+            f"| {row['seconds']} |"
+        )
     if line := reward_line(found):
         lines += ["", line]
     if run.artifacts:

@@ -1,4 +1,4 @@
-"""What a person sees in a terminal while a run works: one line per finished stage, one moving line for the current one."""
+"""What a person sees in a terminal: a line per finished stage, a moving line for the current one."""
 
 import sys
 import time
@@ -15,7 +15,9 @@ QUIET_INTERVAL = 10.0  # seconds between progress lines where nothing can move (
 
 def console() -> Console:
     """A console wide enough for the tables when the output is not a terminal."""
-    return Console(width=None if sys.stdout.isatty() else 132, highlight=False, soft_wrap=not sys.stdout.isatty())
+    return Console(
+        width=None if sys.stdout.isatty() else 132, highlight=False, soft_wrap=not sys.stdout.isatty()
+    )
 
 
 def duration(seconds: float) -> str:
@@ -41,7 +43,7 @@ def headline(metrics: dict[str, Any]) -> str:
 
 
 class TerminalListener:
-    """A progress listener for people. Use as a context manager, so that the moving line is taken away again."""
+    """A progress listener for people. A context manager, so that the moving line is taken away again."""
 
     def __init__(self, target: Console, total: int = 0) -> None:
         self.console = target
@@ -67,7 +69,9 @@ class TerminalListener:
             self.bar.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self._clear()
         if self.live:
             self.bar.stop()
@@ -88,7 +92,9 @@ class TerminalListener:
             seconds = duration(event.metrics.get("seconds", 0.0))
             self.console.print(f"[green]  done[/]  {event.text}  [dim]{seconds}[/]")
         elif event.kind == SKIPPED:
-            self.console.print(f"[dim]{self._place()}[/] [bold]{event.stage}[/] [dim]is there and intact: {event.text}[/]")
+            self.console.print(
+                f"[dim]{self._place()}[/] [bold]{event.stage}[/] [dim]is there and intact: {event.text}[/]"
+            )
             self.done += 1
         elif event.kind == FAILED:
             self._clear()
@@ -106,11 +112,17 @@ class TerminalListener:
         figures = headline(event.metrics) or event.text
         if self.live:
             if self.task is None:
-                fields = {"stage": event.stage, "unit": event.unit, "headline": figures}
-                self.task = self.bar.add_task("", total=event.total, **fields)
+                self.task = self.bar.add_task("", total=event.total, stage="", unit="", headline="")
             self.bar.update(
-                self.task, completed=event.step, total=event.total, headline=figures, unit=event.unit, stage=event.stage
+                self.task,
+                completed=event.step,
+                total=event.total,
+                headline=figures,
+                unit=event.unit,
+                stage=event.stage,
             )
         elif time.monotonic() - self.spoken >= QUIET_INTERVAL:
             self.spoken = time.monotonic()
-            self.console.print(f"        {event.stage}: {event.step:,}/{event.total:,} {event.unit}  {figures}")
+            self.console.print(
+                f"        {event.stage}: {event.step:,}/{event.total:,} {event.unit}  {figures}"
+            )

@@ -1,1 +1,1 @@
-"""The ground floor: artifacts, stages, lineage, ledger, progress. Imports nothing of ours, no torch, no Prefect."""
+"""The ground floor: artifacts, stages, lineage, ledger, progress. Nothing of ours, no torch, no Prefect."""

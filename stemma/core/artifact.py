@@ -64,7 +64,8 @@ def list_files(folder: Path) -> list[Path]:
     """Every regular file below a folder but the manifest and scratch, sorted.
 
     Raises:
-        DamagedError: something is neither a folder nor a regular file (a symbolic link could point out of the store).
+        DamagedError: something is neither a folder nor a regular file (a symbolic link could point out of the
+        store).
     """
     found: list[Path] = []
     for path in sorted(folder.rglob("*")):
@@ -104,7 +105,7 @@ class Store:
         artifact = open_artifact(self.folder(name, fingerprint))
         if artifact.fingerprint != fingerprint:
             raise DamagedError(
-                f"{artifact.path / MANIFEST} records fingerprint {artifact.fingerprint}, expected {fingerprint}. "
+                f"{artifact.path / MANIFEST} records {artifact.fingerprint}, expected fingerprint {fingerprint}. "
                 "It was left as it is."
             )
         if verify:
@@ -112,7 +113,7 @@ class Store:
         return artifact
 
     def seal(self, folder: Path, identity: Mapping[str, Any], fingerprint: str, **facts: Any) -> Artifact:
-        """Hash every file, drop the scratch folder, and write the manifest: from now on the folder is immutable."""
+        """Hash every file, drop the scratch folder, write the manifest: from now on it is immutable."""
         files = {
             path.relative_to(folder).as_posix(): {"bytes": path.stat().st_size, "sha256": sha256_file(path)}
             for path in list_files(folder)
@@ -138,7 +139,9 @@ def open_artifact(folder: Path) -> Artifact:
     fields = ("schema", "name", "kind", "fingerprint", "inputs", "config", "files", "summary")
     missing = [name for name in fields if not isinstance(manifest, dict) or name not in manifest]
     if missing or manifest["schema"] != SCHEMA:
-        raise DamagedError(f"{path} is not a manifest of schema {SCHEMA} (missing: {missing}). It was left as it is.")
+        raise DamagedError(
+            f"{path} is not a manifest of schema {SCHEMA} (missing: {missing}). It was left as it is."
+        )
     return Artifact(manifest["name"], manifest["kind"], manifest["fingerprint"], folder, manifest)
 
 
@@ -167,6 +170,6 @@ def verify_artifact(artifact: Artifact) -> None:
     if problems:
         listed = "\n".join(f"  {problem}" for problem in problems)
         raise DamagedError(
-            f"{artifact.path} no longer matches its manifest; it is refused and was left as it is:\n{listed}\n"
+            f"{artifact.path} does not match its manifest; it is refused and was left as it is:\n{listed}\n"
             "To make it anew, delete that folder and run again."
         )

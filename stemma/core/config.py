@@ -1,8 +1,8 @@
 """Config models: strict, frozen, torch-free; and which of their fields say *what* rather than *how*.
 
-A field is *identity* when changing it changes the result (a learning rate, a seed). It is *execution* when it only
-changes how the result is reached (worker counts, paths, how often to checkpoint). Identity goes into an artifact's
-fingerprint; execution stays out of it.
+A field is *identity* when changing it changes the result (a learning rate, a seed). It is *execution* when it
+only changes how the result is reached (worker counts, paths, how often to checkpoint). Identity goes into an
+artifact's fingerprint; execution stays out of it.
 """
 
 import hashlib

@@ -1,6 +1,7 @@
 """The ledger: planned and realized counts per source, which must be equal at every checkpoint.
 
-A count is ``samples`` (sequences), ``tokens`` (predicted positions) and ``supervised`` (positions that carry loss).
+A count is ``samples`` (sequences), ``tokens`` (predicted positions) and ``supervised`` (positions that carry
+loss).
 """
 
 from collections.abc import Mapping
@@ -30,7 +31,7 @@ class LedgerMismatch(StemmaError):
 
 @dataclass
 class Ledger:
-    """Realized counts of one training stage, keyed by source; ``domains`` says which domain a source belongs to."""
+    """Realized counts of one training stage, by source; ``domains``: the domain of each source."""
 
     domains: dict[str, str]
     counts: dict[str, Count] = field(default_factory=dict)
@@ -53,7 +54,10 @@ class Ledger:
         return totals
 
     def to_json(self) -> dict[str, Any]:
-        return {"domains": self.domains, "counts": {name: vars(count) for name, count in sorted(self.counts.items())}}
+        return {
+            "domains": self.domains,
+            "counts": {name: vars(count) for name, count in sorted(self.counts.items())},
+        }
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> "Ledger":
@@ -69,9 +73,9 @@ def compare(planned: Ledger, realized: Ledger) -> None:
     """
     zero = Count()
     differing = [
-        f"  {source}: planned {planned.counts.get(source, zero)}, realized {realized.counts.get(source, zero)}"
+        f"  {source}: planned {plan}, realized {real}"
         for source in sorted(planned.counts.keys() | realized.counts.keys())
-        if planned.counts.get(source, zero) != realized.counts.get(source, zero)
+        if (plan := planned.counts.get(source, zero)) != (real := realized.counts.get(source, zero))
     ]
     if differing:
         raise LedgerMismatch("planned and realized counts differ:\n" + "\n".join(differing))

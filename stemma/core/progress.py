@@ -1,8 +1,8 @@
 """Progress: what a stage tells the world while it works.
 
-A stage calls ``progress.step(...)`` and ``progress.say(...)``; listeners (a terminal, a Prefect artifact, a log file)
-receive ``Event`` values. A stage that works in a child process hands the child an ``EventFile`` and forwards what
-appears there with ``EventTail``.
+A stage calls ``progress.step(...)`` and ``progress.say(...)``; listeners (a terminal, a Prefect artifact, a
+log file) receive ``Event`` values. A stage that works in a child process hands the child an ``EventFile`` and
+forwards what appears there with ``EventTail``.
 """
 
 import json
@@ -17,7 +17,7 @@ BEGIN, STEP, SAY, SEALED, SKIPPED, FAILED = "begin", "step", "say", "sealed", "s
 
 @dataclass(frozen=True)
 class Event:
-    """One thing that happened. ``step`` of ``total`` counts in ``unit``; ``metrics`` are floats or strings."""
+    """Something that happened. ``step`` of ``total`` counts ``unit``s; ``metrics`` are floats or strings."""
 
     stage: str
     kind: str
@@ -61,14 +61,14 @@ class EventFile:
 
     def __init__(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        self.handle = open(path, "a", encoding="utf-8", buffering=1)
+        self.handle = open(path, "a", encoding="utf-8", buffering=1)  # noqa: SIM115 (lives as long as self)
 
     def __call__(self, event: Event) -> None:
         self.handle.write(json.dumps(asdict(event)) + "\n")
 
 
 class EventTail:
-    """Reads events that another process appends to a file; ``poll`` returns the new ones, whole lines only."""
+    """Reads events that another process appends to a file; ``poll`` returns new ones, whole lines only."""
 
     def __init__(self, path: Path) -> None:
         self.path = path

@@ -1,7 +1,7 @@
 """Stages: pure descriptions of work that turns artifacts into an artifact, and ``execute``, which runs one.
 
-*Re-running is resuming*: ``execute`` returns at once where the artifact is sealed, and hands an unsealed work folder
-back to its stage, which continues from whatever it trusts in there.
+*Re-running is resuming*: ``execute`` returns at once where the artifact is sealed, and hands an unsealed work
+folder back to its stage, which continues from whatever it trusts in there.
 """
 
 import contextlib
@@ -36,7 +36,9 @@ class Execution(Config):
     rendezvous: str = Field("", description="host:port of the first machine, for nodes above 1")
     sandbox: str = Field("auto", description="backend for model-written code: auto, bwrap, monty")
     offline: bool = Field(False, description="do not ask a package registry")
-    lock_timeout: float = Field(3600.0, ge=0, description="seconds to wait for another process on the same stage")
+    lock_timeout: float = Field(
+        3600.0, ge=0, description="seconds to wait for another process on the same stage"
+    )
 
     @property
     def ranks(self) -> int:
@@ -88,21 +90,23 @@ class Stage(ABC):
     def resolve(self, cache: Path, execution: Execution, progress: Progress) -> None:
         """Look at the world outside the store and put what the result depends on into ``self.resolved``.
 
-        Called before the fingerprint is taken, and cheap when repeated. A corpus made without a registry in reach is
-        thereby another artifact than one made with it, and a changed interpreter gives a changed corpus.
+        Called before the fingerprint is taken, and cheap when repeated. A corpus made without a registry in
+        reach is thereby another artifact than one made with it, and a changed interpreter gives a changed
+        corpus.
         """
-        return None
+        return
 
     @abstractmethod
     def run(self, work: Workspace) -> dict[str, Any]:
         """Fill ``work.path`` and return the summary: the figures a person wants to see, as plain JSON.
 
-        Called again on the same folder after a crash; must continue or start over, never trust half-written files.
+        Called again on the same folder after a crash; must continue or start over, never trust half-written
+        files.
         """
 
     def verify(self, work: Workspace) -> None:
         """Check the result before it is sealed; raise to refuse it."""
-        return None
+        return
 
     def identity(self) -> dict[str, Any]:
         """What the fingerprint is computed from."""
@@ -139,7 +143,9 @@ def lock(path: Path, timeout: float, progress: Progress) -> Iterator[None]:
                 handle.seek(0)
                 owner = handle.read().strip() or "unknown"
                 if time.monotonic() >= deadline:
-                    raise LockedError(f"{path.stem} is being made by process {owner}; waited {timeout:.0f} s") from error
+                    raise LockedError(
+                        f"{path.stem} is being made by process {owner}; waited {timeout:.0f} s"
+                    ) from error
                 if not waiting:
                     progress.say(f"waiting: process {owner} is making {path.stem}")
                     waiting = True
@@ -208,4 +214,3 @@ def execute(
         verify_artifact(artifact)
         progress.mark(SEALED, str(artifact), seconds=seconds, **summary)
         return artifact
-

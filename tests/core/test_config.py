@@ -15,7 +15,7 @@ class Inner(Config):
 
 class Outer(Config):
     inner: Inner = Inner()
-    parts: dict[str, Inner] = {}
+    parts: dict[str, Inner] = {}  # noqa: RUF012 (pydantic copies it)
     tags: tuple[str, ...] = ()
 
 

@@ -10,7 +10,13 @@ def test_events_cross_a_file_in_whole_lines_only(tmp_path):
     with open(path, "a") as handle:
         handle.write('{"stage": "stem", "ki')
     (event,) = tail.poll()
-    assert (event.stage, event.kind, event.step, event.total, event.metrics) == ("stem", "step", 3, 10, {"loss": 1.5})
+    assert (event.stage, event.kind, event.step, event.total, event.metrics) == (
+        "stem",
+        "step",
+        3,
+        10,
+        {"loss": 1.5},
+    )
     assert tail.poll() == []
     with open(path, "a") as handle:
         handle.write('nd": "say", "text": "hello"}\n')

@@ -39,12 +39,15 @@ def make_run(tmp_path, events=None, **texts):
         Node("second", where, lambda p: Text(text=p.texts.get("second", "2")), {"source": "first"}),
         Node("other", where, lambda p: Text(text=p.texts.get("other", "o"))),
     ]
-    return Run(profile, Store(tmp_path), listeners=[events.append] if events is not None else None, pipeline=pipeline)
+    return Run(
+        profile, Store(tmp_path), listeners=[events.append] if events is not None else None, pipeline=pipeline
+    )
 
 
 @pytest.fixture(autouse=True)
 def _importable(monkeypatch):
-    # Nodes name their stage as module:Class; pytest's importlib mode does not register this file under its name.
+    # Nodes name their stage as module:Class; pytest's importlib mode does not register this file under its
+    # name.
     import sys
 
     monkeypatch.setitem(sys.modules, __name__, SimpleNamespace(WriteOrFail=WriteOrFail))
