@@ -39,6 +39,7 @@ class Task:
         answer: the gold answer; empty where success is a state and not a text.
         meta: small JSON facts about it, for records.
         state: what the environment needs to act and to score; not for records.
+        key: what decides whether it is held out; the user's words unless the environment says otherwise.
     """
 
     id: str
@@ -50,6 +51,7 @@ class Task:
     answer: str
     meta: dict[str, Any] = field(default_factory=dict)
     state: dict[str, Any] = field(default_factory=dict)
+    key: str = ""
 
 
 @dataclass(frozen=True)
@@ -151,8 +153,8 @@ class Environment(ABC):
 
 
 def is_held_out(task: Task) -> bool:
-    """Whether a task's question is kept for evaluation: a property of the question's text alone."""
-    text = "\n".join(message["content"] for message in task.messages if message["role"] == "user")
+    """Whether a task is kept for evaluation: a property of its question alone, not of its place in a series."""
+    text = task.key or "\n".join(message["content"] for message in task.messages if message["role"] == "user")
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") % HELD_OUT_ONE_IN == 0
 
 

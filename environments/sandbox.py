@@ -22,7 +22,8 @@ class Limits:
     """What one snippet may use.
 
     Attributes:
-        timeout_s: wall-clock seconds.
+        timeout_s: seconds of computing. Waiting is allowed for longer (`wall_s`), so that a busy machine does not turn
+            a result into a time-out.
         memory_mb: address space (bwrap) or heap (monty), in MiB.
         output_limit: bytes kept of each of stdout and stderr; a snippet that writes more is stopped.
     """
@@ -30,6 +31,11 @@ class Limits:
     timeout_s: float = 5.0
     memory_mb: int = 256
     output_limit: int = 8192
+
+    @property
+    def wall_s(self) -> float:
+        """Seconds by the clock after which a snippet is ended, whatever it does."""
+        return 3 * self.timeout_s + 5
 
 
 @dataclass(frozen=True)

@@ -105,7 +105,7 @@ class BwrapSandbox(Sandbox):
         request = marshal.dumps(
             (
                 self.filter,
-                (float(limits.timeout_s), limits.memory_mb, limits.output_limit),
+                (float(limits.timeout_s), limits.wall_s, limits.memory_mb, limits.output_limit),
                 [(snippet.code, snippet.stdin, dict(snippet.files)) for snippet in snippets],
             )
         )
@@ -117,7 +117,7 @@ class BwrapSandbox(Sandbox):
             env={},
             start_new_session=True,
         )
-        allowance = START_SECONDS + len(snippets) * (limits.timeout_s + 1)
+        allowance = START_SECONDS + len(snippets) * (limits.wall_s + 1)
         try:
             output, errors = process.communicate(request, timeout=allowance)
         except subprocess.TimeoutExpired:

@@ -39,7 +39,7 @@ class MontySandbox(Sandbox):
 
     def _run(self, snippet: Snippet, limits: Limits) -> SandboxResult:
         bounds = monty.ResourceLimits(
-            max_feed_duration_secs=limits.timeout_s,
+            max_feed_duration_secs=limits.wall_s,  # it has no clock for computing alone
             max_total_sleep_secs=limits.timeout_s,
             max_memory=limits.memory_mb << 20,
         )

@@ -31,6 +31,8 @@ VALUES = (
     "'.'", "[]", "[1]", "[3, 1, 2]", "[1, 2, 2, 5]", "[0, 1, 0, 4, 4]", "['b', 'a', 'c']", "('a', 'b')", "(1, 2, 3)", "{}",
     "{'a': 1, 'b': 2}", "{1: 'x', 2: 'y'}", "b''", "b'abc'", "b'a=3D b'", "None",
 )  # fmt: skip
+EXCLUDED = {("ipaddress", "_count_righthand_zero_bits"), ("email.utils", "_sanitize")}
+"""Functions whose faulty versions fail in other ways in one sandbox than in the other."""
 COMBINATIONS = 400  # argument tuples tried per function
 MOST_CASES = 40  # argument tuples kept per function
 
@@ -63,6 +65,9 @@ class Function:
 BLOCK = re.compile(r"^def \w+\(.*\n(?:[ \t)].*\n|\n)*", re.MULTILINE)
 """A top-level function's text: parsing only these is ten times quicker than parsing every file."""
 
+OBVIOUS = re.compile(r"\b(yield|import|with|self|cls|super|open|print|isinstance\(self)\b|\*\*\w+\)|@")
+"""What shows without parsing that a function cannot stand alone, or is not worth a try."""
+
 HARNESS = """
 def outcome(arguments):
     before = repr(arguments)
@@ -93,14 +98,15 @@ def candidates(max_lines: int, library: Path | None = None) -> list[Function]:
         module = ".".join(relative.with_suffix("").parts).removesuffix(".__init__")
         text = path.read_bytes().decode(errors="replace")
         for block in BLOCK.findall(text):
-            if block.count("\n") > 4 * max_lines:
+            if block.count("\n") > 3 * max_lines or OBVIOUS.search(block):
                 continue
             try:
                 node = ast.parse(block).body[0]
             except (SyntaxError, ValueError):
                 continue  # the block was cut inside a text literal
             if isinstance(node, ast.FunctionDef) and (source := liftable(node, block, max_lines)):
-                found.setdefault(source, Function(module, node.name, source))
+                if (module, node.name) not in EXCLUDED:
+                    found.setdefault(source, Function(module, node.name, source))
     return sorted(found.values(), key=lambda function: (function.module, function.name))
 
 
@@ -139,7 +145,9 @@ def free_names(source: str) -> set[str]:
         own = {symbol.get_name() for symbol in table.get_symbols() if symbol.is_global()}
         return own.union(*(collect(child) for child in table.get_children()))
 
-    return set().union(*(collect(child) for child in symtable.symtable(source, "function", "exec").get_children()))
+    module = symtable.symtable(source, "function", "exec")
+    around = {symbol.get_name() for symbol in module.get_symbols() if symbol.is_referenced()}  # defaults, annotations
+    return around.union(*(collect(child) for child in module.get_children()))
 
 
 def argument_tuples(function: Function) -> list[str]:
