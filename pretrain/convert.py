@@ -1,6 +1,7 @@
-"""Weights between Megatron's names and those of transformers' ``YoutuForCausalLM``, bit for bit, both ways.
+"""Weights between Megatron's names and those of transformers' ``YoutuForCausalLM``, bit for bit.
 
-"Megatron" here is the whole model: layers numbered from 0 through all pipeline stages, tensor-parallel parts joined.
+"Megatron" here is the whole model: layers numbered from 0 through all pipeline stages, tensor-parallel parts
+joined.
 """
 
 import re
@@ -99,8 +100,9 @@ def hf_to_megatron(state: dict[str, Tensor], model: ModelConfig) -> dict[str, Te
     count = sum(tensor.numel() for tensor in result.values())
     if missing or state or count != model.parameters:
         raise StemmaError(
-            f"these weights are not of a {model.num_layers}-layer model of this shape: missing {missing[:5]}, "
-            f"unknown {sorted(state)[:5]}, {count} parameters where {model.parameters} were expected"
+            f"these weights are not of a {model.num_layers}-layer model of this shape: "
+            f"missing {missing[:5]}, unknown {sorted(state)[:5]}, {count} parameters where {model.parameters} "
+            f"were expected"
         )
     return result
 
@@ -166,7 +168,7 @@ def write_hf(
     dtype: torch.dtype = torch.float32,
     **overrides: Any,
 ) -> None:
-    """Write ``config.json`` and ``model.safetensors`` so that ``AutoModelForCausalLM.from_pretrained`` reads them.
+    """Write ``config.json`` and ``model.safetensors`` for ``AutoModelForCausalLM.from_pretrained``.
 
     Args:
         folder: made if missing.
@@ -206,7 +208,7 @@ def gather(module: "LanguageModel", model: ModelConfig) -> dict[str, Tensor]:
     """
     from megatron.core import parallel_state
 
-    from pretrain.model import global_name, join_shards, whole_shape
+    from pretrain.model import global_name, join_shards
 
     tensor_size = parallel_state.get_tensor_model_parallel_world_size()
     tensor_group = parallel_state.get_tensor_model_parallel_group()

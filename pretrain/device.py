@@ -1,25 +1,28 @@
 """Which device trains, and everything Megatron-core assumes about CUDA that a CPU run has to answer.
 
-Import this before anything of ``megatron``. On a machine with CUDA it touches nothing. Without, importing it prepares
-Megatron-core 0.16 for the CPU, and ``cuda_answered()`` guards the places where models, optimizers and checkpoints are put together.
-The whole list, each with why it is there:
+Import this before anything of ``megatron``. On a machine with CUDA it touches nothing. Without, importing it
+prepares Megatron-core 0.16 for the CPU, and ``cuda_answered()`` guards the places where models, optimizers
+and checkpoints are put together. The whole list, each with why it is there:
 
-1. ``torch.cuda.current_device()`` is called wherever Megatron allocates: it answers the CPU device. Checkpoints call
-   ``torch.cuda.synchronize()`` before they copy: there is nothing to wait for.
-2. ``torch.zeros(..., device="cuda")`` and its like stand in the schedules, the optimizers, gradient clipping and the
-   gradient buffers. Those modules see ``torch`` through a proxy that reads "cuda" as "cpu". A ``TorchFunctionMode``
-   would do the same but taxes every torch call of a training step.
-3. Clipping asserts that gradients are of type ``torch.cuda.FloatTensor``: the one function that does is replaced.
+1. ``torch.cuda.current_device()`` is called wherever Megatron allocates: it answers the CPU device.
+   Checkpoints call ``torch.cuda.synchronize()`` before they copy: there is nothing to wait for.
+2. ``torch.zeros(..., device="cuda")`` and its like stand in the schedules, the optimizers, gradient clipping
+   and the gradient buffers. Those modules see ``torch`` through a proxy that reads "cuda" as "cpu". A
+   ``TorchFunctionMode`` would do the same but taxes every torch call of a training step.
+3. Clipping asserts that gradients are of type ``torch.cuda.FloatTensor``: the one function that does is
+   replaced.
 4. ``Tensor.cuda()`` and ``Tensor.type()`` are asked while those are put together: ``cuda_answered()`` answers
    them, through a mode that is active only there.
-5. ``multi_latent_attention.HAVE_TE`` is True without Transformer Engine: its imports succeed, the names are None.
-6. Importing Megatron wraps helpers in ``torch.compile``, which would load Dynamo (1.3 s) and compile at the first step
-   (a C++ compiler, half a minute): the helpers stay plain functions.
+5. ``multi_latent_attention.HAVE_TE`` is True without Transformer Engine: its imports succeed, the names are
+   None.
+6. Importing Megatron wraps helpers in ``torch.compile``, which would load Dynamo (1.3 s) and compile at the
+   first step (a C++ compiler, half a minute): the helpers stay plain functions.
+7. ``DistributedOptimizer`` loads moments as Transformer Engine's Adam keeps them; torch's AdamW, which stands
+   in for it, also keeps a step per parameter, which Megatron restores beforehand and then trips over; before
+   the first step it has none, and Megatron asserts that it has one.
 
-7. ``DistributedOptimizer`` loads moments as Transformer Engine's Adam keeps them; torch's AdamW, which stands in for
-   it, also keeps a step per parameter, which Megatron restores beforehand and then trips over.
-
-Random numbers need no answer: the model has no dropout, and its weights are drawn by ``pretrain.model``, not Megatron.
+Random numbers need no answer: the model has no dropout, and its weights are drawn by ``pretrain.model``, not
+Megatron.
 """
 
 import contextlib
@@ -113,21 +116,34 @@ class _TorchOnCpu(types.ModuleType):
 def _clip_grad_by_total_norm(
     parameters: list[torch.Tensor], max_norm: float, total_norm: float, use_decoupled_grad: bool = False
 ) -> None:
-    """Scale gradients in place so that their norm is at most ``max_norm``; Megatron's formula, one fused call."""
+    """Scale gradients in place to a norm of at most ``max_norm``: Megatron's formula, one fused call."""
     coefficient = max_norm / (total_norm + 1.0e-6)
     if coefficient < 1.0:
         torch._foreach_mul_([p.grad for p in parameters if p.grad is not None], coefficient)
 
 
-def _keep_step_of_torch_adamw(distributed_optimizer: Any) -> None:
+def _load_states_of_torch_adamw(distributed_optimizer: Any) -> None:
     original = distributed_optimizer._set_main_param_and_optimizer_states
 
     def load_states(self: Any, model_param: torch.Tensor, tensors: dict[str, torch.Tensor]) -> None:
         group, place = self.model_param_group_index_map[model_param]
         state = self.optimizer.state[self.optimizer.param_groups[group]["params"][place]]
-        original(self, model_param, tensors | {"step": state["step"]} if "step" in state else tensors)
+        state["step"] = state[
+            "step"
+        ].clone()  # Megatron gave all parameters one tensor; AdamW counts in place
+        original(self, model_param, tensors | {"step": state["step"]})
+
+    original_state_dict = distributed_optimizer.state_dict
+
+    def state_dict(self: Any) -> dict[str, Any]:
+        if not self.optimizer.state:  # before the first step, as when a fresh process loads
+            for parameter in (p for group in self.optimizer.param_groups for p in group["params"]):
+                moments = {name: torch.zeros_like(parameter) for name in ("exp_avg", "exp_avg_sq")}
+                self.optimizer.state[parameter] = {"step": torch.zeros(()), **moments}
+        return original_state_dict(self)  # type: ignore[no-any-return]
 
     distributed_optimizer._set_main_param_and_optimizer_states = load_states
+    distributed_optimizer.state_dict = state_dict
 
 
 def _prepare_megatron_for_cpu() -> None:
@@ -159,7 +175,7 @@ def _prepare_megatron_for_cpu() -> None:
         module.torch = proxy
     optimizer.clip_grad_by_total_norm_fp32 = _clip_grad_by_total_norm
     multi_latent_attention.HAVE_TE = False
-    _keep_step_of_torch_adamw(distrib_optimizer.DistributedOptimizer)
+    _load_states_of_torch_adamw(distrib_optimizer.DistributedOptimizer)
 
 
 if not ON_CUDA:

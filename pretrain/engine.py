@@ -1,6 +1,7 @@
-"""The engine: one model on all ranks of a run, and what can be done with it: train, evaluate, save, load, export.
+"""The engine: one model on all ranks of a run: train it, evaluate it, save, load, export.
 
-The same code runs on CUDA and on CPUs; ``pretrain.device`` answers for the differences. It has run on CPUs only.
+The same code runs on CUDA and on CPUs; ``pretrain.device`` answers for the differences. It has run on CPUs
+only.
 """
 
 import hashlib
@@ -45,7 +46,8 @@ class StepResult:
         loss: summed loss of the global batch over its denominator.
         grad_norm: norm of the gradient over all parameters, before clipping.
         metrics: the objective's sums over the global batch, each over the same denominator.
-        skipped: nothing was updated: the loss or the gradient is not finite (fp16: its scaled gradient overflowed).
+        skipped: nothing was updated: the loss or the gradient is not finite (fp16: its scaled gradient
+            overflowed).
     """
 
     loss: float
@@ -55,7 +57,7 @@ class StepResult:
 
 
 class Engine:
-    """One model, spread over the ranks of a run. Make it with ``Engine.build``; every rank calls every method."""
+    """One model, spread over the ranks of a run. ``Engine.build`` makes it; every rank calls every method."""
 
     def __init__(
         self,
@@ -97,12 +99,13 @@ class Engine:
             model: the shape.
             training: seed, precision, optimizer.
             execution: how many ranks share what.
-            sharded_optimizer: replicas keep a part of the moments each (Megatron's distributed optimizer). Checkpoints
-                of runs with and without do not load each other's optimizer state. On a CPU saving takes several
-                times as long with it, so there it is used in tests only.
+            sharded_optimizer: replicas keep a part of the moments each (Megatron's distributed optimizer).
+                Checkpoints of runs with and without do not load each other's optimizer state. On a CPU saving
+                takes several times as long with it, so there it is used in tests only.
 
         Raises:
-            StemmaError: the number of processes is not TP x PP x DP, or the precision or the split is impossible.
+            StemmaError: the number of processes is not TP x PP x DP, or the precision or the split is
+            impossible.
         """
         where = device.start(execution.threads)
         join(execution)
@@ -139,8 +142,9 @@ class Engine:
 
         Args:
             batch: this data-parallel rank's share of the step.
-            objective_loss: from the logits ``[batch, seq, vocab / TP]`` (fp32) of a micro batch, the loss summed over
-                its supervised positions, and sums to report under names that are the same on every call.
+            objective_loss: from the logits ``[batch, seq, vocab / TP]`` (fp32) of a micro batch, the loss
+                summed over its supervised positions, and sums to report under names that are the same on
+                every call.
             lr: learning rate of this step.
 
         Raises:
@@ -160,7 +164,7 @@ class Engine:
         return StepResult(loss, grad_norm, values, skipped=not updated)
 
     def evaluate(self, micro_batches: Sequence[MicroBatch]) -> float:
-        """Cross entropy (nats) summed over the supervised positions of all data-parallel ranks' micro batches."""
+        """Cross entropy (nats) summed over the supervised positions of all data-parallel ranks' share."""
 
         def loss(logits: Tensor, micro: MicroBatch) -> tuple[Tensor, dict[str, Tensor]]:
             return (self.token_loss(logits, micro.labels).double() * micro.loss_mask).sum(), {}
@@ -223,7 +227,7 @@ class Engine:
     def _run(
         self, micro_batches: list[MicroBatch], objective_loss: ObjectiveLoss, denominator: float, train: bool
     ) -> dict[str, float]:
-        """Pass micro batches forward (and backward) through all stages; sums over replicas, equal on every rank."""
+        """Pass micro batches forward (and backward) through all stages. Sums over replicas, on every rank."""
 
         def forward_step(
             batches: Iterator[MicroBatch], model: nn.Module
@@ -299,7 +303,7 @@ class Engine:
             convert.load_into(module, state)
 
     def load_hf_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Take over weights under transformers' names; every rank passes them all. Moments are left as they are."""
+        """Take over weights under transformers' names; every rank passes them all. Moments stay."""
         convert.scatter(self.module, self.model, convert.hf_to_megatron(state, self.model))
         self.optimizer.reload_model_params()
 
@@ -343,7 +347,7 @@ class Engine:
 
 
 class _TokenLoss(torch.autograd.Function):
-    """Cross entropy per position that keeps the logits and one number per row instead of a second vocabulary-wide tensor."""
+    """Cross entropy per position that keeps the logits and one number per row instead of a log-softmax."""
 
     @staticmethod
     def forward(ctx: Any, logits: Tensor, labels: Tensor) -> Tensor:
@@ -372,9 +376,9 @@ def join(execution: Execution) -> None:
             dist.init_process_group(device.backend(), store=dist.HashStore(), rank=0, world_size=1)
     if dist.get_world_size() != execution.ranks:
         raise StemmaError(
-            f"this run has {dist.get_world_size()} processes, but tensor_parallel {execution.tensor_parallel} x "
-            f"pipeline_parallel {execution.pipeline_parallel} x data_parallel {execution.data_parallel} needs "
-            f"{execution.ranks}"
+            f"this run has {dist.get_world_size()} processes, but "
+            f"tensor_parallel {execution.tensor_parallel} x pipeline_parallel {execution.pipeline_parallel} x data_parallel {execution.data_parallel} "
+            f"needs {execution.ranks}"
         )
     if parallel_state.model_parallel_is_initialized():
         parallel_state.destroy_model_parallel()
@@ -385,5 +389,5 @@ def join(execution: Execution) -> None:
 
 
 def _finalize_gradients(model: list[nn.Module], _num_tokens: Tensor | None = None, **kwargs: Any) -> None:
-    """Sum gradients over ranks. The loss is already divided by the batch's tokens, so Megatron need not count them."""
+    """Sum gradients over ranks. The loss is already divided by the batch's tokens: Megatron does not count."""
     finalize_model_grads(model, None, **kwargs)

@@ -1,8 +1,9 @@
-"""The model: Megatron-core's ``GPTModel`` with dense multi-head latent attention, built from a ``ModelConfig``.
+"""The model: Megatron-core's ``GPTModel`` with dense multi-head latent attention, built from a
+``ModelConfig``.
 
-Initial weights are drawn here and not by Megatron: each tensor comes from a generator seeded with the run's seed and
-the tensor's own name, whole, and a rank keeps its part. So they depend on nothing but seed and shape: not on how many
-ranks share the model, nor on which device.
+Initial weights are drawn here and not by Megatron: each tensor comes from a generator seeded with the run's
+seed and the tensor's own name, whole, and a rank keeps its part. So they depend on nothing but seed and
+shape: not on how many ranks share the model, nor on which device.
 """
 
 import hashlib
@@ -65,7 +66,7 @@ class CausalAttention(MegatronModule):
 
 
 class LanguageModel(GPTModel):
-    """``GPTModel`` that returns logits as a view ``[batch, seq, vocab / TP]`` in fp32, without Megatron's copy."""
+    """``GPTModel`` that returns its logits ``[batch, seq, vocab / TP]`` in fp32 without Megatron's copy."""
 
     def _postprocess(self, hidden_states: Tensor, *_: object, **__: object) -> Tensor:
         if not self.post_process:
@@ -112,8 +113,8 @@ def megatron_config(
     if uneven or model.num_layers % pipeline_parallel:
         uneven += [f"num_layers ({model.num_layers})"] if model.num_layers % pipeline_parallel else []
         raise StemmaError(
-            f"tensor_parallel {tensor_parallel} and pipeline_parallel {pipeline_parallel} must divide the model: "
-            f"they do not divide {', '.join(uneven)}"
+            f"tensor_parallel {tensor_parallel} and pipeline_parallel {pipeline_parallel} must divide the "
+            f"model: they do not divide {', '.join(uneven)}"
         )
     dtype = {"fp32": torch.float32, "fp16": torch.float16}.get(precision, torch.bfloat16)
     return MLATransformerConfig(
@@ -162,7 +163,8 @@ def layer_spec(fp8: bool = False) -> ModuleSpec:
     """Megatron's local layer of dense MLA, with our own core attention.
 
     Args:
-        fp8: take Transformer Engine's linear layers, which compute in fp8 on Hopper. Parameter names stay the same.
+        fp8: take Transformer Engine's linear layers, which compute in fp8 on Hopper. Parameter names stay the
+        same.
             This variant has never run: no machine with CUDA was at hand.
     """
     spec = get_gpt_layer_local_spec(multi_latent_attention=True, qk_layernorm=True, normalization="RMSNorm")
@@ -198,7 +200,7 @@ def build_model(model: ModelConfig, config: MLATransformerConfig) -> LanguageMod
 
 @torch.no_grad()
 def initialize(module: LanguageModel, model: ModelConfig, seed: int) -> None:
-    """Draw the initial weights: normal, with one deviation for linear layers and one for embeddings; norms are one.
+    """Draw the initial weights: normal for linear layers and embeddings, ones for norms.
 
     The same seed gives the same weights for every split over ranks.
     """
@@ -230,7 +232,7 @@ def global_name(local_name: str, first_layer: int, tied: bool) -> str:
 
 
 def shard_dimension(name: str) -> int | None:
-    """The dimension along which tensor parallelism splits a parameter, or None if each rank holds it whole."""
+    """The dimension along which tensor parallelism splits a parameter, None if each rank holds it whole."""
     if name.endswith(("linear_proj.weight", "linear_fc2.weight")):
         return 1
     return None if "norm" in name else 0

@@ -1,4 +1,4 @@
-"""AdamW through Megatron's optimizer: fp32 masters for half precision, clipping over all ranks, sharding over replicas."""
+"""AdamW through Megatron's optimizer: fp32 masters for half precision, clipping over all ranks."""
 
 import math
 
@@ -50,7 +50,7 @@ def build_optimizer(
 
 
 def set_learning_rate(optimizer: MegatronOptimizer, settings: OptimizerConfig, lr: float) -> None:
-    """Set rate and decay of the next step; norms are not decayed (Megatron leaves both to its own scheduler)."""
+    """Set rate and decay of the next step; norms are not decayed. Megatron leaves both to its scheduler."""
     for group in optimizer.param_groups:
         group["lr"] = lr * group["lr_mult"]
         group["weight_decay"] = settings.weight_decay * group["wd_mult"]
@@ -59,12 +59,14 @@ def set_learning_rate(optimizer: MegatronOptimizer, settings: OptimizerConfig, l
 def update(
     optimizer: MegatronOptimizer, settings: OptimizerConfig, loss_is_finite: bool
 ) -> tuple[bool, float]:
-    """Clip and step as ``optimizer.step()`` does, but leave weights and moments alone where a number is not finite.
+    """Clip and step as ``optimizer.step()`` does, but leave weights and moments alone where a number is not
+    finite.
 
     Megatron guards only its scaled half precision; one NaN would be in every weight after a plain step.
 
     Returns:
-        Whether anything was updated, and the norm of the gradient before clipping (infinite on an fp16 overflow).
+        Whether anything was updated, and the norm of the gradient before clipping (infinite on an fp16
+        overflow).
     """
     if optimizer.prepare_grads():
         return False, math.inf

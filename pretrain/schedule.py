@@ -8,9 +8,9 @@ from pretrain.config import ScheduleConfig
 def learning_rate(schedule: ScheduleConfig, step: int, total_steps: int) -> float:
     """Learning rate of one update.
 
-    The warm-up reaches ``peak_lr`` on its last step; falling shapes reach ``end_lr`` on the stage's last step.
-    ``wsd`` (warm-up, stable, decay: Hu et al. 2024, arXiv 2404.06395) falls as ``1 - sqrt`` of its decay phase
-    (Haegele et al. 2024, arXiv 2405.18392, section 3).
+    The warm-up reaches ``peak_lr`` on its last step; falling shapes reach ``end_lr`` on the stage's last
+    step. ``wsd`` (warm-up, stable, decay: Hu et al. 2024, arXiv 2404.06395) falls as ``1 - sqrt`` of its
+    decay phase (Haegele et al. 2024, arXiv 2405.18392, section 3).
 
     Args:
         schedule: the stage's schedule.

@@ -1,1 +1,1 @@
-"""Causal attention whose values may be narrower than its queries and keys, as in multi-head latent attention."""
+"""Causal attention whose values may be narrower than its queries and keys, as in latent attention."""

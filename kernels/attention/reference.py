@@ -1,8 +1,9 @@
 """Causal attention in torch: the implementation the CPU trains with and the oracle of the Triton kernel.
 
-Multi-head latent attention has query/key heads of ``d_qk = nope + rope`` dimensions and value heads of ``d_v``
-dimensions. Torch's fused CPU kernel wants them equal, and without it the scores are materialised; padding the values
-with zero columns, which come out as zero columns and are cut off, keeps the fused kernel and its memory use.
+Multi-head latent attention has query/key heads of ``d_qk = nope + rope`` dimensions and value heads of
+``d_v`` dimensions. Torch's fused CPU kernel wants them equal, and without it the scores are materialised;
+padding the values with zero columns, which come out as zero columns and are cut off, keeps the fused kernel
+and its memory use.
 """
 
 import math
@@ -40,7 +41,7 @@ def causal_attention(
 
 
 def document_mask(documents: Tensor) -> Tensor:
-    """``[batch, 1, seq, seq]``, true where the row's position may see the column's: not later, same document."""
+    """``[batch, 1, seq, seq]``, true where the row's position may see the column's."""
     length = documents.shape[1]
     causal = torch.ones(length, length, dtype=torch.bool, device=documents.device).tril()
     return (documents[:, :, None] == documents[:, None, :])[:, None] & causal
