@@ -215,8 +215,8 @@ class TokensStage(Stage):
                 work.progress.step(done, total, "documents")
         except BrokenProcessPool as error:
             raise StageFailed(
-                f"{self.name}: a tokenizing process died (out of memory, or killed); what was encoded is kept. "
-                "Run again to continue, with fewer execution.workers if memory is short"
+                f"{self.name}: a tokenizing process died (killed, or out of memory): what is encoded "
+                "is kept. Run again to continue, with fewer execution.workers if memory is short"
             ) from error
         finally:
             pool.shutdown(cancel_futures=True)
