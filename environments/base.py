@@ -110,7 +110,9 @@ class Environment(ABC):
             if is_held_out(task) == held_out:
                 return task
         side = "held-out" if held_out else "training"
-        raise InvalidTask(f"{self.name}: no {side} task among {DRAWS} draws: its questions hardly vary; widen its config")
+        raise InvalidTask(
+            f"{self.name}: no {side} task among {DRAWS} draws: its questions hardly vary; widen its config"
+        )
 
     def experts(self, tasks: Sequence[Task]) -> list[list[Message]]:
         """Run the experts of many tasks side by side, so that their tool calls share sandboxes."""
@@ -123,7 +125,9 @@ class Environment(ABC):
             owners: list[int] = []
             for number in sorted(running):
                 try:
-                    message = scripts[number].send(outputs[number]) if number in outputs else next(scripts[number])
+                    message = (
+                        scripts[number].send(outputs[number]) if number in outputs else next(scripts[number])
+                    )
                 except StopIteration:
                     running.discard(number)
                     continue
@@ -163,14 +167,17 @@ def assistant(content: str, *calls: tuple[str, dict[str, Any]]) -> Message:
     message: Message = {"role": "assistant", "content": content}
     if calls:
         message["tool_calls"] = [
-            {"type": "function", "function": {"name": name, "arguments": arguments}} for name, arguments in calls
+            {"type": "function", "function": {"name": name, "arguments": arguments}}
+            for name, arguments in calls
         ]
     return message
 
 
 def function_schema(name: str, description: str, **parameters: str) -> dict[str, Any]:
     """An OpenAI function schema whose parameters are all required strings, given as name=description."""
-    properties = {key: {"type": "string", **({"description": text} if text else {})} for key, text in parameters.items()}
+    properties = {
+        key: {"type": "string", **({"description": text} if text else {})} for key, text in parameters.items()
+    }
     return {
         "type": "function",
         "function": {

@@ -53,7 +53,9 @@ class CodeRepair(Environment):
         self.finder = open_sandbox("monty")  # see library_functions
         self.functions = library_functions(config.max_lines)
         if not self.functions:
-            raise SandboxUnavailable("no function of this Python's standard library could be tested in the sandbox")
+            raise SandboxUnavailable(
+                "no function of this Python's standard library could be tested in the sandbox"
+            )
         self._broken: dict[int, tuple[Broken, ...]] = {}
 
     def broken(self, number: int) -> tuple[Broken, ...]:
@@ -64,7 +66,8 @@ class CodeRepair(Environment):
             calls = ", ".join(case.arguments for case in function.cases)
             report = f"import json\nprint(json.dumps([outcome(a) for a in [{calls}]]))\n"
             snippets = [
-                Snippet(bounded(option.source) + HARNESS.format(name=function.name) + report) for option in options
+                Snippet(bounded(option.source) + HARNESS.format(name=function.name) + report)
+                for option in options
             ]
             results = self.finder.run_many(snippets, Limits(timeout_s=5.0, output_limit=200_000))
             found = []
@@ -147,7 +150,9 @@ class CodeRepair(Environment):
         if task.meta["mistake"] and task.state["others"]:
             wrong: Fault = rng.choice(task.state["others"])
             old, new = edit(fault.source, fault.line, wrong.wrong)
-            yield assistant(think(f"I suspect `{fault.wrong}`."), ("edit_file", {"path": path, "old": old, "new": new}))
+            yield assistant(
+                think(f"I suspect `{fault.wrong}`."), ("edit_file", {"path": path, "old": old, "new": new})
+            )
             yield assistant("", ("run_tests", {}))
             old, new = edit(wrong.source, fault.line, fault.right)
             thought = f"Still failing, so that was not it. It must be `{fault.right}`."
@@ -172,7 +177,9 @@ class CodeRepair(Environment):
             elif name == "run_tests":
                 runs[number] = self.test_snippet(call.task, files, call.task.state["tests"])
             elif name == "read_file":
-                contents[number] = files.get(str(arguments.get("path")), f"error: no file {arguments.get('path')!r}")
+                contents[number] = files.get(
+                    str(arguments.get("path")), f"error: no file {arguments.get('path')!r}"
+                )
             elif name == "edit_file":
                 contents[number] = apply_edit(files, arguments)
             else:

@@ -55,7 +55,9 @@ def faults(source: str) -> list[Fault]:
             continue
         index = node.lineno - 1
         # columns are in bytes; candidates are ASCII
-        changed = lines[index][: node.col_offset] + ast.unparse(replacement) + lines[index][node.end_col_offset :]
+        changed = (
+            lines[index][: node.col_offset] + ast.unparse(replacement) + lines[index][node.end_col_offset :]
+        )
         text = "\n".join([*lines[:index], changed, *lines[index + 1 :]])
         try:
             same = ast.dump(ast.parse(text)) == ast.dump(ast.parse(source))
@@ -71,22 +73,36 @@ def mutations(tree: ast.Module) -> Iterator[tuple[ast.expr | ast.stmt, str, ast.
     for node in ast.walk(tree):
         if isinstance(node, ast.Compare) and len(node.ops) == 1:
             yield node, "comparison", changed(node, ops=[COMPARISONS[type(node.ops[0])]()])
-        elif isinstance(node, ast.BinOp) and type(node.op) in OPERATORS and not isinstance(node.left, ast.Constant | ast.JoinedStr):
+        elif (
+            isinstance(node, ast.BinOp)
+            and type(node.op) in OPERATORS
+            and not isinstance(node.left, ast.Constant | ast.JoinedStr)
+        ):
             yield node, "operator", changed(node, op=OPERATORS[type(node.op)]())
         elif isinstance(node, ast.BoolOp):
-            yield node, "connective", changed(node, op=ast.Or() if isinstance(node.op, ast.And) else ast.And())
+            yield (
+                node,
+                "connective",
+                changed(node, op=ast.Or() if isinstance(node.op, ast.And) else ast.And()),
+            )
         elif isinstance(node, ast.Constant) and type(node.value) is int:
             for value in (node.value + 1, node.value - 1):
                 yield node, "constant", ast.Constant(value)
         elif isinstance(node, ast.If | ast.While | ast.IfExp):
             test = node.test
-            turned = test.operand if isinstance(test, ast.UnaryOp) and isinstance(test.op, ast.Not) else ast.UnaryOp(ast.Not(), test)
+            turned = (
+                test.operand
+                if isinstance(test, ast.UnaryOp) and isinstance(test.op, ast.Not)
+                else ast.UnaryOp(ast.Not(), test)
+            )
             yield test, "condition", turned
         elif isinstance(node, ast.Call) and len(node.args) == 2 and not node.keywords:
             yield node, "arguments", changed(node, args=node.args[::-1])
         elif isinstance(node, ast.Return) and node.value is not None:
             yield node, "return", node.value
-        elif isinstance(node, ast.AugAssign) or (isinstance(node, ast.Expr) and isinstance(node.value, ast.Call)):
+        elif isinstance(node, ast.AugAssign) or (
+            isinstance(node, ast.Expr) and isinstance(node.value, ast.Call)
+        ):
             yield node, "statement", ast.Pass()
 
 
@@ -105,7 +121,5 @@ def bounded(source: str, steps: int = 20_000) -> str:
     for node in ast.walk(tree):
         if isinstance(node, ast.For | ast.While):
             node.body = tick + node.body
-    counter = (
-        f"rounds = [0]\ndef tick():\n    rounds[0] += 1\n    if rounds[0] > {steps}:\n        raise TimeoutError\n"
-    )
+    counter = f"rounds = [0]\ndef tick():\n    rounds[0] += 1\n    if rounds[0] > {steps}:\n        raise TimeoutError\n"
     return counter + ast.unparse(ast.fix_missing_locations(tree)) + "\n"

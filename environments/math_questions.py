@@ -97,14 +97,23 @@ def quotients(rng: random.Random, level: Difficulty) -> Question:
             "What is the remainder of {a} divided by {b}?", "What is {a} modulo {b}?", "Find {a} mod {b}.",
             "Divide {a} by {b}. What remains?", a=a, b=b,
         )  # fmt: skip
-        return Question(asks, (f"print({a} % {b})", f"print(divmod({a}, {b})[1])"), str(a % b), f"The remainder is {a} % {b}.")
+        return Question(
+            asks,
+            (f"print({a} % {b})", f"print(divmod({a}, {b})[1])"),
+            str(a % b),
+            f"The remainder is {a} % {b}.",
+        )
     asks = wordings(
         "How many times does {b} fit into {a}?", "What is {a} divided by {b}, rounded down?",
         "Find the integer quotient of {a} and {b}.", a=a, b=b,
     )  # fmt: skip
     slip = f"print({a} / {b})", "That is not a whole number. I use integer division."
     return Question(
-        asks, (f"print({a} // {b})", f"print(divmod({a}, {b})[0])"), str(a // b), f"Integer division: {a} // {b}.", (slip,)
+        asks,
+        (f"print({a} // {b})", f"print(divmod({a}, {b})[0])"),
+        str(a // b),
+        f"Integer division: {a} // {b}.",
+        (slip,),
     )
 
 
@@ -137,8 +146,16 @@ def ranges(rng: random.Random, level: Difficulty) -> Question:
     what, expression, answer = rng.choice(
         (
             ("the sum of all whole numbers", "n", sum(range(start, stop + 1))),
-            ("the sum of the squares of all whole numbers", "n * n", sum(n * n for n in range(start, stop + 1))),
-            ("the sum of the cubes of all whole numbers", "n ** 3", sum(n**3 for n in range(start, stop + 1))),
+            (
+                "the sum of the squares of all whole numbers",
+                "n * n",
+                sum(n * n for n in range(start, stop + 1)),
+            ),
+            (
+                "the sum of the cubes of all whole numbers",
+                "n ** 3",
+                sum(n**3 for n in range(start, stop + 1)),
+            ),
         )
     )
     slip = f"print(sum([{expression} for n in range({start}, {stop})]))"
@@ -203,7 +220,11 @@ def lists(rng: random.Random, level: Difficulty) -> Question:
         (
             ("largest number", "max(v)", max(values)),
             ("smallest number", "min(v)", min(values)),
-            ("difference between the largest and the smallest number", "max(v) - min(v)", max(values) - min(values)),
+            (
+                "difference between the largest and the smallest number",
+                "max(v) - min(v)",
+                max(values) - min(values),
+            ),
             ("second largest number", "sorted(v)[-2]", sorted(values)[-2]),
             ("sum of the even numbers", "sum([n for n in v if n % 2 == 0])", sum(evens)),
             ("number of odd numbers", "len([n for n in v if n % 2 == 1])", len(odds)),
@@ -238,7 +259,12 @@ def powers(rng: random.Random, level: Difficulty) -> Question:
 def factorials(rng: random.Random, level: Difficulty) -> Question:
     n = rng.randint(3, 12)
     return Question(
-        wordings("What is {n} factorial?", "Compute {n}!.", "In how many orders can {n} books stand on a shelf?", n=n),
+        wordings(
+            "What is {n} factorial?",
+            "Compute {n}!.",
+            "In how many orders can {n} books stand on a shelf?",
+            n=n,
+        ),
         (
             f"import math\nprint(math.factorial({n}))",
             f"x = 1\nfor k in range(2, {n + 1}):\n    x *= k\nprint(x)",
@@ -248,7 +274,10 @@ def factorials(rng: random.Random, level: Difficulty) -> Question:
         f"I multiply 1 to {n}.",
         (
             (f"print(math.factorial({n}))", "I forgot to import math."),
-            (f"x = 0\nfor k in range(1, {n + 1}):\n    x *= k\nprint(x)", "Starting from 0 the product stays 0. I start from 1."),
+            (
+                f"x = 0\nfor k in range(1, {n + 1}):\n    x *= k\nprint(x)",
+                "Starting from 0 the product stays 0. I start from 1.",
+            ),
         ),
     )
 
@@ -257,7 +286,9 @@ def primes(rng: random.Random, level: Difficulty) -> Question:
     stop = rng.randint(10, 120)
     found = [n for n in range(2, stop + 1) if all(n % d for d in range(2, n))]
     return Question(
-        wordings("How many primes are there up to {stop}?", "Count the prime numbers from 1 to {stop}.", stop=stop),
+        wordings(
+            "How many primes are there up to {stop}?", "Count the prime numbers from 1 to {stop}.", stop=stop
+        ),
         (
             f"print(len([n for n in range(2, {stop + 1}) if all([n % d for d in range(2, n)])]))",
             f"count = 0\nfor n in range(2, {stop + 1}):\n    if all([n % d for d in range(2, n)]):\n        count += 1\nprint(count)",
@@ -287,7 +318,12 @@ def letters(rng: random.Random, level: Difficulty) -> Question:
             "Strings have a count method.",
         )  # fmt: skip
     return Question(
-        wordings("Write {word} backwards.", "What is {word} spelled backwards?", "Reverse the word {word}.", word=word),
+        wordings(
+            "Write {word} backwards.",
+            "What is {word} spelled backwards?",
+            "Reverse the word {word}.",
+            word=word,
+        ),
         (f'print("{word}"[::-1])', f'print("".join(reversed("{word}")))'),
         word[::-1],
         "A slice with step -1 reverses.",
@@ -306,11 +342,15 @@ def bases(rng: random.Random, level: Difficulty) -> Question:
             ((f"print(bin({n}))", "The prefix 0b does not belong to the number. I cut it off."),),
         )
     return Question(
-        wordings("Which number is {b} in binary?", "What is the binary number {b} in base 10?", b=format(n, "b")),
+        wordings(
+            "Which number is {b} in binary?", "What is the binary number {b} in base 10?", b=format(n, "b")
+        ),
         (f'print(int("{n:b}", 2))',),
         str(n),
         "int takes a base.",
-        ((f'print(int("{n:b}"))', "That read it as a decimal number. The base must be given."),) if n > 1 else (),
+        ((f'print(int("{n:b}"))', "That read it as a decimal number. The base must be given."),)
+        if n > 1
+        else (),
     )
 
 

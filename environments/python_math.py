@@ -4,7 +4,16 @@ import random
 import re
 from collections.abc import Sequence
 
-from environments.base import Call, Environment, Message, Script, Task, assistant, final_answer, function_schema
+from environments.base import (
+    Call,
+    Environment,
+    Message,
+    Script,
+    Task,
+    assistant,
+    final_answer,
+    function_schema,
+)
 from environments.config import PythonMathConfig
 from environments.math_questions import TEMPLATES, Difficulty, Question
 from environments.sandbox import Limits, Sandbox, SandboxResult, Snippet
@@ -43,7 +52,10 @@ class PythonMath(Environment):
             messages=({"role": "user", "content": rng.choice(asks)},),
             tools=(TOOL,),
             answer=question.answer,
-            meta={"template": template, "mistake": bool(question.slips) and rng.random() < self.config.mistakes},
+            meta={
+                "template": template,
+                "mistake": bool(question.slips) and rng.random() < self.config.mistakes,
+            },
             state={"question": question},
         )
 
@@ -55,7 +67,9 @@ class PythonMath(Environment):
         if task.meta["mistake"]:
             wrong, lesson = rng.choice(question.slips)
             outputs = yield assistant(think(thought), ("python", {"code": wrong}))
-            if outputs[0] != task.answer:  # a slip may hit the right answer by chance; then there is nothing to fix
+            if (
+                outputs[0] != task.answer
+            ):  # a slip may hit the right answer by chance; then there is nothing to fix
                 thought = lesson
                 outputs = yield assistant(think(thought), ("python", {"code": rng.choice(question.programs)}))
         else:

@@ -29,11 +29,17 @@ class Reasoning(Environment):
         from reasoning_gym.factory import DATASETS
 
         if self.config.dataset not in DATASETS:
-            raise StemmaError(f"reasoning-gym has no data set {self.config.dataset!r}; it has: {', '.join(sorted(DATASETS))}")
+            raise StemmaError(
+                f"reasoning-gym has no data set {self.config.dataset!r}; it has: {', '.join(sorted(DATASETS))}"
+            )
         try:
-            return reasoning_gym.create_dataset(self.config.dataset, seed=seed, size=SIZE, **self.config.parameters)
+            return reasoning_gym.create_dataset(
+                self.config.dataset, seed=seed, size=SIZE, **self.config.parameters
+            )
         except (TypeError, ValueError, AssertionError) as error:
-            raise StemmaError(f"reasoning-gym refuses the parameters of {self.config.dataset!r}: {error}") from error
+            raise StemmaError(
+                f"reasoning-gym refuses the parameters of {self.config.dataset!r}: {error}"
+            ) from error
 
     def task(self, seed: int, index: int) -> Task:
         """See `Environment.task`. The series is the data set's own: `Random(seed + index)`."""
@@ -64,11 +70,19 @@ class Reasoning(Environment):
         rewards = []
         for task, messages in episodes:
             answer = final_answer(messages)
-            score = self._dataset(task.seed).score_answer(answer=answer, entry=task.state["entry"]) if answer else 0.0
+            score = (
+                self._dataset(task.seed).score_answer(answer=answer, entry=task.state["entry"])
+                if answer
+                else 0.0
+            )
             rewards.append(min(1.0, max(0.0, float(score))))
         return rewards
 
 
 def describe(config: ReasoningConfig) -> str:
     """One line naming the data set and what differs from its defaults."""
-    return f"{config.dataset} {json.dumps(config.parameters, sort_keys=True)}" if config.parameters else config.dataset
+    return (
+        f"{config.dataset} {json.dumps(config.parameters, sort_keys=True)}"
+        if config.parameters
+        else config.dataset
+    )

@@ -19,7 +19,16 @@ from pathlib import Path
 
 from environments.sandbox import Limits, Sandbox, Snippet
 
-SKIPPED_FOLDERS = {"site-packages", "test", "tests", "idlelib", "lib2to3", "ensurepip", "turtledemo", "__pycache__"}
+SKIPPED_FOLDERS = {
+    "site-packages",
+    "test",
+    "tests",
+    "idlelib",
+    "lib2to3",
+    "ensurepip",
+    "turtledemo",
+    "__pycache__",
+}
 UNSAFE = {
     "open", "print", "input", "exec", "eval", "compile", "__import__", "globals", "locals", "vars", "id", "hash",
     "setattr", "delattr", "getattr", "hasattr", "help", "breakpoint", "exit", "quit", "memoryview", "super", "object",
@@ -114,13 +123,27 @@ def liftable(node: ast.FunctionDef, text: str, max_lines: int) -> str:
     """The function's own source if it can stand alone, else an empty string."""
     arguments = node.args
     required = len(arguments.args) - len(arguments.defaults)
-    if node.decorator_list or arguments.vararg or arguments.kwarg or arguments.kwonlyargs or not 1 <= required <= 3:
+    if (
+        node.decorator_list
+        or arguments.vararg
+        or arguments.kwarg
+        or arguments.kwonlyargs
+        or not 1 <= required <= 3
+    ):
         return ""
-    if any(isinstance(part, ast.Yield | ast.YieldFrom | ast.Import | ast.ImportFrom | ast.With) for part in ast.walk(node)):
+    if any(
+        isinstance(part, ast.Yield | ast.YieldFrom | ast.Import | ast.ImportFrom | ast.With)
+        for part in ast.walk(node)
+    ):
         return ""
     source = shorten_docstring(node, ast.get_source_segment(text, node) or "")
     lines = [line for line in source.splitlines() if line.strip()]
-    if not 3 <= len(lines) <= max_lines or max(map(len, lines)) > 100 or "\t" in source or not source.isascii():
+    if (
+        not 3 <= len(lines) <= max_lines
+        or max(map(len, lines)) > 100
+        or "\t" in source
+        or not source.isascii()
+    ):
         return ""
     names = free_names(source) - {node.name}
     return source + "\n" if names <= set(dir(builtins)) - UNSAFE else ""
@@ -146,7 +169,9 @@ def free_names(source: str) -> set[str]:
         return own.union(*(collect(child) for child in table.get_children()))
 
     module = symtable.symtable(source, "function", "exec")
-    around = {symbol.get_name() for symbol in module.get_symbols() if symbol.is_referenced()}  # defaults, annotations
+    around = {
+        symbol.get_name() for symbol in module.get_symbols() if symbol.is_referenced()
+    }  # defaults, annotations
     return around.union(*(collect(child) for child in module.get_children()))
 
 

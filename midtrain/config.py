@@ -10,9 +10,11 @@ from stemma.core.config import Config
 
 
 class FamilyConfig(Config):
-    """One family of trajectories: an environment, how hard it is, and how many to make."""
+    """One family of trajectories: environments, how hard they are, and how many to make."""
 
-    environment: EnvironmentConfig = Field(description="the tasks its experts solve")
+    environments: tuple[EnvironmentConfig, ...] = Field(
+        min_length=1, description="the tasks its experts solve, taken in turn"
+    )
     count: int = Field(ge=1, description="trajectories to make")
     first_index: int = Field(0, ge=0, lt=1_000_000, description="index of the first task drawn")
 
@@ -20,7 +22,9 @@ class FamilyConfig(Config):
 class TrajectoriesConfig(Config):
     """What `TrajectoriesStage` makes."""
 
-    families: dict[str, FamilyConfig] = Field(min_length=1, description="families by name; the name is also the source")
+    families: dict[str, FamilyConfig] = Field(
+        min_length=1, description="families by name; the name is also the source"
+    )
     seed: int = Field(0, ge=0, description="seed of every task and expert")
     valid_fraction: float = Field(0.03, ge=0, lt=1, description="share of trajectories kept out of training")
 
