@@ -23,8 +23,8 @@ class ExportError(StemmaError):
 class ExportStage(Stage):
     """Writes the folder and its model card.
 
-    Inputs: ``model`` (the last training stage), ``tokenizer``, ``corpus`` (for licences), and for the card the
-    training stages before it under their names and evaluations as ``eval.<stage>``.
+    Inputs: ``model`` (the last training stage), ``tokenizer``, ``corpus`` (for licences), and for the card
+    the training stages before it under their names and evaluations as ``eval.<stage>``.
     """
 
     kind = "export"
@@ -39,7 +39,8 @@ class ExportStage(Stage):
         copy_folder(model, target)
         copy_folder(tokenizer, target)
         ids = token_ids(target)
-        config = read_json(target / "config.json") | ids
+        # No pad_token_id here: transformers would zero that row on loading, and it is the end token's row.
+        config = read_json(target / "config.json") | ids | {"pad_token_id": None}
         write_json(target / "config.json", config)
         write_json(target / "generation_config.json", generation_config(self.config, ids))
         parameters = check_folder(target)
@@ -137,14 +138,21 @@ def check_folder(folder: Path) -> int:
         The number of parameters.
 
     Raises:
-        ExportError: weights are missing, unknown or not finite, or the vocabulary does not fit the tokenizer.
+        ExportError: weights are missing, unknown, altered by loading or not finite, or the vocabulary does
+            not fit the tokenizer.
     """
     import torch
+    from safetensors.torch import load_file
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     model, info = AutoModelForCausalLM.from_pretrained(folder, output_loading_info=True)
     tokenizer = AutoTokenizer.from_pretrained(folder)
     problems = [f"{key}: {sorted(map(str, names))}" for key, names in info.items() if names]
+    loaded = model.state_dict()
+    for path in sorted(folder.glob("*.safetensors")):
+        for name, tensor in load_file(path).items():
+            if name in loaded and not torch.equal(loaded[name], tensor.to(loaded[name].dtype)):
+                problems.append(f"{name} is not what {path.name} holds")
     if len(tokenizer) > model.config.vocab_size:
         problems.append(f"the tokenizer has {len(tokenizer)} entries, the model {model.config.vocab_size}")
     prompt = tokenizer.apply_chat_template(
