@@ -1,4 +1,4 @@
-"""Config models of the data pipeline: the corpus (sources, filters, deduplication), tokens, and the curriculum."""
+"""Config models of the data pipeline: corpus (sources, filters, deduplication), tokens, curriculum."""
 
 from typing import Annotated, Literal
 
@@ -42,7 +42,7 @@ class PackageSource(SourceBase):
     )
     format: Literal["mediawiki", "factbook", "jsonl", "parquet", "text", "python", "docstrings", "engram"] = (
         Field(
-            description="how members become documents; `engram` runs the archive's generators (code of the archive)"
+            description="how members become documents; `engram` runs the archive's generators"
         )
     )
     text_field: str = Field("text", description="column or key of the text in jsonl and parquet")

@@ -1,10 +1,11 @@
 """The corpus stage: sources -> documents, filtered, deduplicated, split, with every reject and its reason.
 
-    read (one rank per ~2 MB of files) -> filter (one rank per ~1 MB of text) -> exact and MinHash deduplication -> write
+    read (a rank per 2 MB of files) -> filter (a rank per 1 MB of text) -> exact and MinHash dedup -> write
 
-Ranks depend on the files alone, so any number of workers gives the same bytes. What sources there are, and what is in
-them, is found out before the fingerprint is taken (``resolve``): a corpus made with no registry in reach is another
-artifact than the full one, and so is one made by another Python, whose standard library it reads.
+Ranks depend on the files alone, so any number of workers gives the same bytes. What sources there are, and
+what is in them, is found out before the fingerprint is taken (``resolve``): a corpus made with no registry
+in reach is another artifact than the full one, and so is one made by another Python, whose standard library
+it reads.
 """
 
 import hashlib
@@ -133,7 +134,7 @@ class CorpusStage(Stage):
             SHARD_BYTES,
             RejectWriter(scratch / "rejects" / "read"),
         )
-        drafts = writer(scratch / "raw", "${chain}/${source}_${shard}.parquet", to_draft, DRAFTS)
+        drafts = writer(scratch / "raw", "${chain}/${source}_${rank}_${shard}.parquet", to_draft, DRAFTS)
         run_phase(pool, work, "read", [reader, Tally(scratch / "tallies", "read"), drafts], len(work_units))
 
     def _filter(self, pool: Pool, work: Workspace) -> None:

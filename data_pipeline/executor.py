@@ -1,8 +1,8 @@
 """datatrove's local executor on a process pool that notices when a worker dies.
 
-datatrove's own ``run()`` waits for ever when a worker is killed (by the out-of-memory killer, say), and with one worker
-runs in this very process and resets its loguru handlers. Here every rank runs in a pool process, whatever their number;
-resume by rank (``completions/``) is datatrove's.
+datatrove's own ``run()`` waits for ever when a worker is killed (by the out-of-memory killer, say), and
+with one worker runs in this very process and resets its loguru handlers. Here every rank runs in a pool
+process, whatever their number; resume by rank (``completions/``) is datatrove's.
 """
 
 import ctypes
@@ -25,19 +25,21 @@ from stemma.core.errors import StageFailed
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
-def start_worker(parent: int) -> None:
-    """Once per pool process: die with the parent, one thread per process, no progress bars of libraries."""
+def start_worker(parent: int, log: str) -> None:
+    """Once per pool process: die with the parent, and print to a log (libraries draw progress bars)."""
     if sys.platform.startswith("linux"):
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
         if os.getppid() != parent:
             sys.exit(1)
-    os.environ["TQDM_DISABLE"] = "1"
+    descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.dup2(descriptor, 1)
+    os.dup2(descriptor, 2)
 
 
 def run_rank(pickled: bytes, rank: int) -> int:
-    """Run one rank of a pickled executor; return the rank. ``local_rank`` 1 keeps its log out of our terminal."""
+    """Run one rank of a pickled executor; return the rank."""
     executor: LocalPipelineExecutor = dill.loads(pickled)
-    executor._run_for_rank(rank, local_rank=1)
+    executor._run_for_rank(rank)
     return rank
 
 
@@ -91,9 +93,13 @@ class Pool:
 
 @contextmanager
 def worker_pool(workers: int, logs: Path) -> Iterator[Pool]:
-    """A pool of ``workers`` fresh processes; gone when the block ends."""
+    """A pool of fresh processes that print to ``workers.log``; gone when the block ends."""
+    logs.mkdir(parents=True, exist_ok=True)
     pool = ProcessPoolExecutor(
-        workers, multiprocessing.get_context("spawn"), initializer=start_worker, initargs=(os.getpid(),)
+        workers,
+        multiprocessing.get_context("spawn"),
+        initializer=start_worker,
+        initargs=(os.getpid(), str(logs / "workers.log")),
     )
     try:
         yield Pool(pool, logs)

