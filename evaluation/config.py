@@ -5,7 +5,7 @@ from typing import Self
 from pydantic import Field, model_validator
 
 from environments.config import EnvironmentConfig
-from stemma.core.config import Config, execution_field
+from stemma.core.config import Config
 
 
 class TaskConfig(Config):
@@ -24,7 +24,7 @@ class EvaluationConfig(Config):
     temperature: float = Field(0.0, ge=0, description="0: greedy, the likeliest token always")
     seed: int = Field(7, ge=0, description="seed of the items and of sampling; keep it apart from training's")
     samples: int = Field(3, ge=0, description="transcripts per task that are kept to read")
-    batch_size: int = execution_field(64, ge=1, description="items answered at once")
+    batch_size: int = Field(128, ge=1, description="items answered side by side, over all tasks")
 
     @model_validator(mode="after")
     def _names(self) -> Self:

@@ -121,12 +121,14 @@ def play(
     """Play episodes of any environments together and score them."""
     stop = tokenizer.convert_tokens_to_ids(END_OF_TEXT)
     context: int = model.config.max_position_embeddings
-    prompts: dict[str, list[int]] = {}
+    prompts: dict[tuple[Environment, str], list[int]] = {}  # ids are unique within an environment only
     for request in requests:
-        task = request.task
-        if task.id not in prompts:
-            prompts[task.id] = render(tokenizer, task.messages, task.tools, add_generation_prompt=True).ids
-    episodes = [Rollout(request.task, prompts[request.task.id]) for request in requests]
+        task, key = request.task, (request.environment, request.task.id)
+        if key not in prompts:
+            prompts[key] = render(tokenizer, task.messages, task.tools, add_generation_prompt=True).ids
+    episodes = [
+        Rollout(request.task, prompts[request.environment, request.task.id]) for request in requests
+    ]
     rows = [Row(request.seed, list(episode.prompt_ids)) for request, episode in zip(requests, episodes)]
     longest = max((request.max_turns for request in requests), default=0)
     acting = list(range(len(requests)))

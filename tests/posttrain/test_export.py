@@ -268,7 +268,7 @@ def test_weights_that_do_not_belong_are_refused(folder: Path, tmp_path: Path) ->
 
 
 def test_a_config_that_makes_transformers_alter_weights_is_refused(folder: Path, tmp_path: Path) -> None:
-    """With ``pad_token_id`` in the model's config, transformers zeroes the end token's embedding on loading."""
+    """With ``pad_token_id`` in the config, transformers zeroes the end token's embedding on loading."""
     for path in folder.iterdir():
         (tmp_path / path.name).write_bytes(path.read_bytes())
     config = read_json(tmp_path / "config.json")
