@@ -350,7 +350,7 @@ def plan_from_json(value: Any, path: Path) -> Plan:
             raise DamagedError(
                 f"{path}: the sample counts of its phases do not add up. It was left as it is."
             )
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise DamagedError(
             f"{path} is not a plan ({type(error).__name__}: {error}). It was left as it is."
         ) from error

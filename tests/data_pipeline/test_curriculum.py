@@ -1,0 +1,364 @@
+"""Plans: exact counts, a stream that is a function of the sample, cursors that go on, clear refusals."""
+
+import json
+import time
+from collections import Counter
+from collections.abc import Callable
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from data_pipeline.config import CurriculumConfig, PhaseConfig, PlanConfig
+from data_pipeline.curriculum import Plan, PlanError, PlanStage, build_plan, source_weights
+from data_pipeline.cursor import Reader, Universe
+from data_pipeline.plan import PlannedSource, plan_from_json
+from stemma.core.artifact import Artifact, Store
+from stemma.core.config import Config
+from stemma.core.errors import DamagedError
+from stemma.core.files import write_json
+from stemma.core.stage import Stage, Workspace, execute
+
+Legs = list[tuple[int, int, dict[str, float]]]  # per phase: sequence length, steps, weights
+DOMAINS = {"wiki": "web", "news": "web", "maths": "stem", "python": "code"}
+SIZES = {"wiki": 6_000, "news": 9_001, "maths": 700, "python": 1_500}
+
+
+def sources(sizes: dict[str, int] = SIZES, chunk: int = 64) -> dict[str, PlannedSource]:
+    return {
+        name: PlannedSource(Universe(name, size, chunk, 7), DOMAINS.get(name, "web"), "tokens", "f" * 64)
+        for name, size in sizes.items()
+    }
+
+
+def phase(name: str = "main", tokens: int = 6_400, length: int = 16, **fields: Any) -> PhaseConfig:
+    return PhaseConfig(
+        **{"name": name, "tokens": tokens, "sequence_length": length, "weights": {"web": 1.0}, **fields}
+    )
+
+
+def config(*phases: PhaseConfig, batch: int = 8, **fields: Any) -> PlanConfig:
+    curriculum = CurriculumConfig(**{"phases": phases, "block": 16, "window": 4, "max_epochs": 50, **fields})
+    return PlanConfig(curriculum=curriculum, global_batch_size=batch)
+
+
+WEIGHTS = st.dictionaries(st.sampled_from(["wiki", "web", "stem", "python"]), st.floats(0.01, 5), min_size=1)
+PHASES = st.lists(
+    st.tuples(st.sampled_from([8, 16, 32, 64]), st.integers(1, 12), WEIGHTS), min_size=1, max_size=4
+)
+
+
+def make(legs: Legs) -> PlanConfig:
+    """Phases of so many steps of 128 tokens."""
+    batch = 128 // legs[0][0]
+    made = [phase(f"p{n}", 128 * steps, length, weights=w) for n, (length, steps, w) in enumerate(legs)]
+    return config(*made, batch=batch)
+
+
+def places(plan: Plan, upto: int | None = None) -> list[tuple[str, int, int]]:
+    """Every position the first samples read: (source, epoch, token)."""
+    found = []
+    for sample in range(plan.total_samples if upto is None else upto):
+        at = plan.locate(sample)
+        found += [(at.source, at.epoch, at.start_token + i) for i in range(at.sequence_length)]
+    return found
+
+
+@settings(max_examples=60)
+@given(legs=PHASES)
+def test_counts_by_arithmetic_equal_a_walk_at_every_sample(
+    legs: Legs,
+) -> None:
+    plan = build_plan(make(legs), sources())
+    samples: Counter[str] = Counter()
+    tokens: Counter[str] = Counter()
+    for sample in range(plan.total_samples + 1):
+        ledger = plan.counts(sample)
+        assert {name: (c.samples, c.tokens, c.supervised) for name, c in ledger.counts.items()} == {
+            name: (samples[name], tokens[name], tokens[name]) for name in samples
+        }
+        if sample < plan.total_samples:
+            at = plan.locate(sample)
+            assert at.domain == ledger.domains[at.source]
+            samples[at.source] += 1
+            tokens[at.source] += at.sequence_length
+    assert plan.planned(plan.total_steps) == plan.counts(plan.total_samples)
+
+
+@settings(max_examples=60)
+@given(legs=PHASES)
+def test_phase_counts_are_the_apportioned_weights(legs: Legs) -> None:
+    plan = build_plan(make(legs), sources())
+    for index, (length, steps, weights) in enumerate(legs):
+        made = plan.phases[index]
+        assert (made.sequence_length, made.steps, made.tokens) == (length, steps, 128 * steps)
+        wanted = source_weights(phase(weights=weights), sources())
+        for name, share in wanted.items():
+            assert abs(made.counts.get(name, 0) - made.samples * share / sum(wanted.values())) < 1
+
+
+@settings(max_examples=60)
+@given(first=PHASES, second=PHASES, data=st.data())
+def test_a_mix_changed_at_any_sample_repeats_nothing_and_loses_nothing(
+    first: Legs,
+    second: Legs,
+    data: st.DataObject,
+) -> None:
+    """Stop a plan anywhere, go on with another from its cursors: read + waste + unread = epochs begun x positions."""
+    before = build_plan(make(first), sources())
+    stop = data.draw(st.integers(0, before.total_samples))
+    after = build_plan(make(second), sources(), before.cursors(stop))
+    read = places(before, stop) + places(after)
+    assert len(set(read)) == len(read)
+    for name, cursor in after.cursors().items():
+        universe = after.sources[name].universe
+        unread = Reader(universe, cursor, 1, 1).unread
+        missing = (cursor.epoch + 1) * universe.positions - unread - sum(place[0] == name for place in read)
+        stated = sum(made.waste.get(name, 0) for made in after.phases)
+        assert missing >= stated >= 0
+        if stop == before.total_samples:
+            assert missing == stated + sum(made.waste.get(name, 0) for made in before.phases)
+
+
+@pytest.mark.parametrize("ranks", range(1, 65))
+def test_every_data_parallel_size_sees_the_same_stream(ranks: int) -> None:
+    """Rank r of R takes every batch's rows r * n/R .. and computes them alone, from a plan read back from its file."""
+    batch = 64 * 3 * 5 * 7 if ranks in (1, 2, 3, 5, 7) else ranks * 2
+    tokens = batch * 16 * 2
+    plan = build_plan(config(phase(tokens=tokens), batch=batch, max_epochs=10**6), sources())
+    copy = plan_from_json(json.loads(json.dumps(plan.to_json())), Path("plan.json"))
+    for step in range(plan.total_steps):
+        rows = plan.batch(step)
+        whole = [plan.locate(rows.first_sample + row) for row in range(rows.samples)]
+        share = rows.samples // ranks
+        gathered = []
+        for rank in range(ranks):
+            mine = range(rows.first_sample + rank * share, rows.first_sample + (rank + 1) * share)
+            gathered += [copy.locate(sample) for sample in mine]
+        assert gathered == whole
+
+
+def test_a_trillion_tokens_over_a_hundred_sources_is_exact_small_and_quick() -> None:
+    sizes = {f"s{n:02d}": 4_000_000_000 + 123_456_789 * n for n in range(100)}
+    weights = {name: 1.0 + n / 7 for n, name in enumerate(sizes)}
+    plan = build_plan(
+        config(
+            phase("short", 10**12, 8192, weights=weights),
+            phase("long", 10**11, 131_072, weights=weights),
+            batch=512,
+            block=64,
+            window=64,
+        ),
+        sources(sizes, 131_072),
+    )
+    assert plan.phases[0].tokens == 10**12 // (512 * 8192) * (512 * 8192)
+    wanted = {name: Fraction(str(weight)) for name, weight in weights.items()}
+    for name, count in plan.phases[0].counts.items():
+        assert abs(count - plan.phases[0].samples * wanted[name] / sum(wanted.values())) < 1
+    middle = plan.total_samples // 2
+    assert sum(count.samples for count in plan.counts(middle).counts.values()) == middle
+    assert len(json.dumps(plan.to_json())) < 60_000
+    began = time.perf_counter()
+    for sample in range(middle, middle + 1000):
+        at = plan.locate(sample)
+        assert (
+            sample in plan.samples_reading(at.source, at.start_token + 1, at.start_token + 2) or sample % 100
+        )
+    assert time.perf_counter() - began < 10  # 1.3 s here, nearly all of it the inverse
+
+
+def test_batches_cover_the_stage_and_never_straddle_phases() -> None:
+    plan = build_plan(config(phase("a", 1_000), phase("b", 900, 32), phase("c", 512, 64)), sources())
+    assert [made.tokens for made in plan.phases] == [896, 896, 512]  # whole steps of 128 tokens
+    reached = 0
+    for step in range(plan.total_steps):
+        batch = plan.batch(step)
+        assert batch.first_sample == reached
+        assert batch.samples * plan.phases[batch.phase].sequence_length == plan.batch_tokens == 128
+        assert {plan.locate(reached + row).phase for row in range(batch.samples)} == {batch.phase}
+        reached += batch.samples
+        assert sum(count.samples for count in plan.planned(step + 1).counts.values()) == reached
+    assert reached == plan.total_samples
+    for call in (
+        lambda: plan.batch(plan.total_steps),
+        lambda: plan.locate(-1),
+        lambda: plan.counts(reached + 1),
+    ):
+        with pytest.raises(IndexError):
+            call()
+
+
+def test_a_domain_is_divided_by_size_without_sources_of_their_own_weight() -> None:
+    shares = source_weights(phase(weights={"web": 0.6, "stem": 0.4}), sources())
+    assert shares["wiki"] / shares["news"] == Fraction(5_999, 9_000)
+    assert shares["wiki"] + shares["news"] == Fraction(6, 10)
+    shares = source_weights(phase(weights={"web": 0.6, "wiki": 0.4}), sources())
+    assert shares == {"news": Fraction(6, 10), "wiki": Fraction(4, 10)}
+
+
+def test_too_little_text_is_refused_with_what_to_change() -> None:
+    wanted = config(phase(tokens=12_800, weights={"maths": 0.5, "python": 0.3, "web": 0.2}), max_epochs=2)
+    with pytest.raises(PlanError) as refusal:
+        build_plan(wanted, sources())
+    text = str(refusal.value)
+    assert "'main'" in text
+    assert "maths: asked 400 samples of 16 (6,400 tokens), available 86 (1,376 tokens)" in text
+    assert "cap of 2 epochs; it has 700 tokens" in text
+    assert "python: asked 240 samples" in text
+    assert "wiki" not in text
+    assert "raise their max_epochs" in text
+    generous = phase(
+        tokens=12_800, weights=wanted.curriculum.phases[0].weights, max_epochs={"maths": 10, "code": 3}
+    )
+    assert build_plan(config(generous, max_epochs=2), sources()).total_tokens == 12_800
+
+
+def test_the_cap_counts_epochs_of_earlier_stages() -> None:
+    wanted = config(phase(tokens=640, weights={"maths": 1}), max_epochs=1)
+    first = build_plan(wanted, sources())
+    with pytest.raises(PlanError, match=r"maths: asked 40 samples of 16 .* available 3 "):
+        build_plan(wanted, sources(), first.cursors())
+
+
+@pytest.mark.parametrize("field", ["weights", "max_epochs"])
+def test_unknown_names_are_refused_with_the_known_ones(field: str) -> None:
+    wanted = phase(**{"weights": {"web": 1}, field: {"web": 1, "wkii": 1}})
+    with pytest.raises(PlanError, match="'wkii' is neither") as refusal:
+        build_plan(config(wanted), sources())
+    assert "domains: code, stem, web" in str(refusal.value)
+    assert "sources: maths, news, python, wiki" in str(refusal.value)
+
+
+def test_a_length_that_does_not_divide_the_super_chunk_is_refused() -> None:
+    with pytest.raises(PlanError, match="48 does not divide the super-chunk of 'wiki', 64 tokens"):
+        build_plan(config(phase(length=48), batch=1), sources())
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"weights": {"web": 0.0}}, "every weight is zero"),
+        ({"weights": {"web": -1.0, "stem": 1.0}}, "not be negative|not negative: web"),
+        ({"weights": {"web": float("nan")}}, "finite"),
+        ({"weights": {}}, "at least 1 item"),
+        ({"tokens": 100}, "less than one step"),
+        ({"max_epochs": {"web": 0}}, "at least 1: web"),
+    ],
+)
+def test_senseless_phases_fail_with_the_profile(fields: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        config(phase(**fields))
+
+
+def test_lengths_that_do_not_fit_the_step_and_twin_names_fail_with_the_profile() -> None:
+    with pytest.raises(ValidationError, match="96 does not divide the 128 tokens of a step"):
+        config(phase(), phase("long", length=96))
+    with pytest.raises(ValidationError, match="phases share a name: main"):
+        config(phase(), phase())
+
+
+class Written(Stage):
+    """Stands for a tokens artifact: the plan reads nothing of one but its index."""
+
+    kind = "tokens"
+    index: dict[str, Any]
+
+    def run(self, work: Workspace) -> dict[str, Any]:
+        write_json(work.path / "tokens.json", self.index)
+        return {}
+
+    def identity(self) -> dict[str, Any]:
+        return {**super().identity(), "index": self.index}
+
+
+@pytest.fixture
+def tokens(tmp_path: Path) -> Callable[..., Artifact]:
+    def write(name: str = "tokens", chunk: int = 64, **sizes: int) -> Artifact:
+        stage = Written(name, Config(), {})
+        stage.index = {
+            "sequence_chunk": chunk,
+            "sources": {
+                source: {
+                    "domain": DOMAINS.get(source, "agent"),
+                    "splits": {"train": {"tokens": size}, "valid": {}},
+                }
+                for source, size in (sizes or SIZES).items()
+            },
+        }
+        return execute(stage, Store(tmp_path))
+
+    return write
+
+
+def test_stages_hand_their_cursors_on(tokens: Callable[..., Artifact], tmp_path: Path) -> None:
+    corpus, agent = tokens(), tokens("agent_tokens", repair=3_000)
+    store = Store(tmp_path)
+    first = execute(PlanStage("plan.one", config(phase(tokens=3_200)), {"tokens": corpus}), store)
+    wanted = config(phase(tokens=3_840, length=32, weights={"agent": 0.6, "web": 0.4}), seed=99)
+    inputs = {"tokens": corpus, "agent_tokens": agent, "previous": first}
+    second = execute(PlanStage("plan.two", wanted, inputs), store)
+    before, after = Plan.load(first.path), Plan.load(second.path / "plan.json")
+    assert after.cursors_in == before.cursors()
+    assert not set(places(before)) & set(places(after))
+    assert after.sources["repair"].role == "agent_tokens"
+    assert after.sources["repair"].fingerprint == agent.fingerprint
+    assert second.summary["domains"] == {"agent": 2304, "web": 1536}
+    assert second.summary["tokens"] == after.total_tokens == 3_840
+    again = execute(PlanStage("plan.two", wanted, inputs), Store(tmp_path / "other"))
+    assert (again.path / "plan.json").read_bytes() == (second.path / "plan.json").read_bytes()
+
+
+def test_cursors_are_not_carried_to_other_tokens(tokens: Callable[..., Artifact], tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    first = execute(PlanStage("plan.one", config(phase()), {"tokens": tokens()}), store)
+    changed = tokens("tokens", **{**SIZES, "wiki": 6_001})
+    with pytest.raises(PlanError, match=r"source 'maths' is not what plan.one-.* read: 700 tokens of"):
+        execute(PlanStage("plan.two", config(phase()), {"tokens": changed, "previous": first}), store)
+    other = tokens("agent_tokens", repair=5_000)
+    wanted = config(phase(weights={"agent": 1}))
+    with pytest.raises(PlanError, match=r"has read news, wiki, which no tokens input of plan\.two holds"):
+        execute(PlanStage("plan.two", wanted, {"agent_tokens": other, "previous": first}), store)
+
+
+def test_a_source_in_two_inputs_is_refused(tokens: Callable[..., Artifact], tmp_path: Path) -> None:
+    twice = {"tokens": tokens(), "agent_tokens": tokens("agent_tokens", wiki=500)}
+    with pytest.raises(PlanError, match="source 'wiki' is in both"):
+        execute(PlanStage("plan.one", config(phase()), twice), Store(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"schema": 99}, "schema 99"),
+        ({"phases": [{}]}, "is not a plan"),
+        ({"total_samples": 1}, "do not add up"),
+        ({"sources": None}, "is not a plan"),
+    ],
+)
+def test_a_damaged_plan_is_refused_by_name(change: dict[str, Any], message: str, tmp_path: Path) -> None:
+    path = tmp_path / "plan.json"
+    write_json(path, {**build_plan(config(phase()), sources()).to_json(), **change})
+    with pytest.raises(DamagedError, match=message) as refusal:
+        Plan.load(path)
+    assert str(path) in str(refusal.value)
+
+
+@settings(max_examples=40)
+@given(legs=PHASES, data=st.data())
+def test_a_token_range_leads_to_exactly_the_samples_that_read_it(legs: Legs, data: st.DataObject) -> None:
+    plan = build_plan(make(legs), sources())
+    name = data.draw(st.sampled_from(sorted(SIZES)))
+    start = data.draw(st.integers(0, SIZES[name] - 1))
+    stop = data.draw(st.integers(start + 1, min(SIZES[name], start + 300)))
+    assume(any(name in made.counts for made in plan.phases))
+    located = [(sample, plan.locate(sample)) for sample in range(plan.total_samples)]
+    expected = [
+        sample
+        for sample, at in located
+        if at.source == name and at.start_token < stop and at.start_token + at.sequence_length >= start
+    ]
+    assert plan.samples_reading(name, start, stop) == expected
