@@ -145,8 +145,8 @@ class RLConfig(Config):
         expected = self.prompts // self.updates * self.group_size
         if self.training.global_batch_size != expected:
             raise ValueError(
-                f"training.global_batch_size is {self.training.global_batch_size}, but {self.prompts} prompts "
-                f"/ {self.updates} updates x {self.group_size} rollouts make {expected}"
+                f"training.global_batch_size is {self.training.global_batch_size}, but {self.prompts} "
+                f"prompts / {self.updates} updates x {self.group_size} rollouts make {expected}"
             )
         return self
 
