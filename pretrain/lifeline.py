@@ -9,6 +9,7 @@ import ctypes
 import os
 import signal
 import sys
+from typing import NoReturn
 
 PARENT_VARIABLE = "STEMMA_PARENT_PID"
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
@@ -28,12 +29,20 @@ def die_with(parent: int) -> None:
         sys.exit(1)
 
 
+def leave() -> NoReturn:
+    """End this process with success at once: taking torch's modules apart would take half a second of every stage."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)
+
+
 def main() -> None:
     die_with(int(sys.argv[1]))
     os.environ[PARENT_VARIABLE] = str(os.getpid())
     from torch.distributed.run import main as torchrun
 
     torchrun(sys.argv[2:])
+    leave()
 
 
 if __name__ == "__main__":

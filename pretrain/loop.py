@@ -19,6 +19,7 @@ import torch.distributed as dist
 from tokenizers import Tokenizer
 
 from pretrain.batch import Objective, StepBatch
+from pretrain.checkpoint import list_checkpoints, prune, step_folder
 from pretrain.convert import write_hf
 from pretrain.engine import Engine, StepResult
 from pretrain.launch import Job
@@ -126,7 +127,7 @@ class _Run:
                 continue
             self.resumed_from = self.state.step
             self.objective.load_state_dict(self.state.objective)
-            where = f"checkpoint/step_{self.state.step:06d}"
+            where = step_folder(Path("checkpoint"), self.state.step)
             self.progress.say(f"continuing {self.job.stage} from step {self.state.step} ({where})")
             return
         if damaged:
@@ -217,10 +218,9 @@ class _Run:
         self.state.ledger = self.ledger.to_json()
         self.state.objective = self.objective.state_dict()
         self.state.logs = {name: log.sync() for name, log in self.logs.items()}
-        self.engine.save(self.checkpoints / f"step_{self.state.step:06d}", asdict(self.state))
+        self.engine.save(step_folder(self.checkpoints, self.state.step), asdict(self.state))
         if self.engine.rank == 0:
-            for old in _steps(self.checkpoints)[self.job.training.keep_checkpoints :]:
-                shutil.rmtree(old)
+            prune(self.checkpoints, self.job.training.keep_checkpoints)
 
     def _finish(self) -> dict[str, Any]:
         """Write what the artifact consists of. Safe to repeat: each file is a function of the checkpoint."""
@@ -238,7 +238,7 @@ class _Run:
                 log.close()
             if self.logs["incidents"].bytes == 0:
                 (self.path / "incidents.jsonl").unlink()
-            final = self.checkpoints / f"step_{self.state.step:06d}"
+            final = step_folder(self.checkpoints, self.state.step)
             if final.exists():  # else an earlier attempt moved it and was killed before sealing
                 os.rename(final, self.path / "checkpoint")
                 sync_folder(self.path)
@@ -322,19 +322,14 @@ def _any_rank(engine: Engine, flag: bool) -> bool:
     return bool(seen)
 
 
-def _steps(checkpoints: Path) -> list[Path]:
-    """Checkpoint folders, newest first."""
-    return sorted(checkpoints.glob("step_??????"), reverse=True)
-
-
 def _candidates(path: Path, checkpoints: Path) -> list[str]:
     """Where this stage may be continued from, best first: a finished stage's checkpoint was moved already."""
     final = [path / "checkpoint"] if (path / "checkpoint").exists() else []
-    return [str(folder) for folder in [*final, *_steps(checkpoints)]]
+    return [str(folder) for folder in [*final, *reversed(list_checkpoints(checkpoints))]]
 
 
 def _set_aside(folder: Path) -> None:
     """Keep a damaged checkpoint for inspection, out of the way of the one that will take its name."""
-    aside = folder.with_name(f"{folder.name}.damaged")
+    aside = folder.with_name(f".{folder.name}.damaged")
     shutil.rmtree(aside, ignore_errors=True)
     os.rename(folder, aside)

@@ -14,7 +14,7 @@ from pathlib import Path
 from types import FrameType
 
 from pretrain.launch import EVENTS, RESULT, Job
-from pretrain.lifeline import PARENT_VARIABLE, die_with
+from pretrain.lifeline import PARENT_VARIABLE, die_with, leave
 from stemma.core.errors import StemmaError
 from stemma.core.files import write_json
 from stemma.core.progress import EventFile, Progress
@@ -68,6 +68,7 @@ def main() -> None:
         write_json(Path(job.scratch) / f"failure.{rank}.json", record)
         traceback.print_exc()
         sys.exit(1)
+    leave()
 
 
 if __name__ == "__main__":

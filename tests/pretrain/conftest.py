@@ -1,6 +1,7 @@
 """Tiny but real inputs of a training stage: the running Python's own sources, byte by byte, in Megatron's format."""
 
 import os
+import sys
 import sysconfig
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 
 from data_pipeline.config import PlanConfig
-from data_pipeline.curriculum import Plan, PlanStage
+from data_pipeline.curriculum import PlanStage
 from pretrain.config import ModelConfig, PretrainConfig, TrainingConfig
 from stemma.core.artifact import Artifact, Store
 from stemma.core.config import Config
@@ -136,25 +137,18 @@ def training_config(**changes: Any) -> TrainingConfig:
 
 
 @pytest.fixture
-def make_stage(inputs: dict[str, Artifact]) -> Callable[..., Stage]:
-    """``make_stage(store, steps, lengths, init, **training)``: a pretraining stage over a fresh plan."""
+def make_run(inputs: dict[str, Artifact], make_plan: Callable[..., Any]) -> Callable[..., list[str]]:
+    """``make_run(store, steps, ranks, **training)``: the command that runs a pretraining stage as a program."""
 
-    def make(
-        store: Store,
-        steps: int = 8,
-        lengths: tuple[int, ...] = (32,),
-        init: Artifact | None = None,
-        **training: Any,
-    ) -> Stage:
-        from pretrain.stage import PretrainStage
-
+    def make(store: Path, steps: int, ranks: int = 1, **training: Any) -> list[str]:
         settings = training_config(**training)
-        plan = PlanStage(
-            "plan", plan_config(steps, settings.global_batch_size, lengths), {"tokens": inputs["tokens"]}
-        )
-        given = {**inputs, "plan": execute(plan, store)} | ({"init": init} if init else {})
         config = PretrainConfig(model=ModelConfig.model_validate(MODEL), training=settings)
-        return PretrainStage("stem", config, given)
+        store.mkdir(parents=True, exist_ok=True)
+        (store / "config.json").write_text(config.model_dump_json())
+        plan = make_plan(steps, batch=settings.global_batch_size).path
+        folders = [store, plan, inputs["tokens"].path, inputs["tokenizer"].path, store / "config.json"]
+        program = Path(__file__).with_name("run_stage.py")
+        return [sys.executable, str(program), *map(str, folders), str(ranks)]
 
     return make
 
@@ -176,13 +170,13 @@ def engine() -> Iterator[Any]:
 
 
 @pytest.fixture
-def make_plan(inputs: dict[str, Artifact]) -> Callable[..., Plan]:
-    """``make_plan(steps, lengths)``: a plan over the tiny tokens."""
+def make_plan(inputs: dict[str, Artifact]) -> Callable[..., Artifact]:
+    """``make_plan(steps, lengths, batch)``: a plan over the tiny tokens."""
 
-    def make(steps: int = 8, lengths: tuple[int, ...] = (32,)) -> Plan:
+    def make(steps: int = 8, lengths: tuple[int, ...] = (32,), batch: int = 4) -> Artifact:
         store = Store(inputs["tokens"].path.parent.parent)
-        stage = PlanStage("plan", plan_config(steps, 4, lengths), {"tokens": inputs["tokens"]})
-        return Plan.load(execute(stage, store).path)
+        stage = PlanStage("plan", plan_config(steps, batch, lengths), {"tokens": inputs["tokens"]})
+        return execute(stage, store)
 
     return make
 

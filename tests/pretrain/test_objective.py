@@ -19,11 +19,11 @@ from stemma.core.ledger import Ledger, compare
 
 @pytest.fixture
 def make_objective(
-    engine: Engine, inputs: dict[str, Artifact], make_plan: Callable[..., Plan], training: TrainingConfig
+    engine: Engine, inputs: dict[str, Artifact], make_plan: Callable[..., Artifact], training: TrainingConfig
 ):
     def make(steps: int = 8, lengths: tuple[int, ...] = (32,), theta: dict[int, float] | None = None):
         shards = open_shards([inputs["tokens"].path], "train")
-        return LanguageModel(engine, make_plan(steps, lengths), shards, training, theta or {})
+        return LanguageModel(engine, Plan.load(make_plan(steps, lengths).path), shards, training, theta or {})
 
     return make
 
@@ -88,15 +88,15 @@ def test_losses_by_source_add_up_to_the_loss(
 
 
 def test_a_plan_for_another_batch_or_other_sources_is_refused(
-    engine: Engine, inputs: dict[str, Artifact], make_plan: Callable[..., Plan], training: TrainingConfig
+    engine: Engine, inputs: dict[str, Artifact], make_plan: Callable[..., Artifact], training: TrainingConfig
 ) -> None:
     shards = open_shards([inputs["tokens"].path], "train")
     other = training.model_copy(update={"global_batch_size": 8})
     with pytest.raises(StemmaError, match="steps of 4 sequences, but global_batch_size is 8"):
-        LanguageModel(engine, make_plan(), shards, other, {})
+        LanguageModel(engine, Plan.load(make_plan().path), shards, other, {})
     del shards["json"]
     with pytest.raises(StemmaError, match="json"):
-        LanguageModel(engine, make_plan(), shards, training, {})
+        LanguageModel(engine, Plan.load(make_plan().path), shards, training, {})
 
 
 def samples(count: int) -> list[Sample]:
