@@ -210,10 +210,15 @@ def edit(source: str, line: int, new: str) -> tuple[str, str]:
     lines = source.split("\n")
     for first in range(line, -1, -1):
         old = "\n".join(lines[first : line + 1]).lstrip()
-        if source.count(old) == 1:
+        if occurrences(source, old) == 1:
             indent = lines[line][: len(lines[line]) - len(lines[line].lstrip())]
             return old, "\n".join([*lines[first:line], indent + new]).lstrip()
     raise ValueError("a source that repeats itself from its first line on")
+
+
+def occurrences(text: str, part: str) -> int:
+    """How often a part occurs, overlapping occurrences included (`str.count` leaves those out)."""
+    return sum(text.startswith(part, place) for place in range(len(text))) if part else 0
 
 
 def apply_edit(files: dict[str, str], arguments: Mapping[str, object]) -> str:
@@ -223,7 +228,7 @@ def apply_edit(files: dict[str, str], arguments: Mapping[str, object]) -> str:
         return 'error: edit_file takes {"path": "...", "old": "...", "new": "..."}'
     if path not in files:
         return f"error: no file {path!r}"
-    if (times := files[path].count(old) if old else 0) != 1:
+    if (times := occurrences(files[path], old)) != 1:
         return f"error: old occurs {times} times, not once"
     files[path] = files[path].replace(old, new)
     return "ok"
