@@ -108,7 +108,7 @@ def test_a_mix_changed_at_any_sample_repeats_nothing_and_loses_nothing(
     second: Legs,
     data: st.DataObject,
 ) -> None:
-    """Stop a plan anywhere, go on with another from its cursors: read + waste + unread = epochs begun x positions."""
+    """Stop a plan anywhere and go on with another from its cursors."""
     before = build_plan(make(first), sources())
     stop = data.draw(st.integers(0, before.total_samples))
     after = build_plan(make(second), sources(), before.cursors(stop))
@@ -126,7 +126,7 @@ def test_a_mix_changed_at_any_sample_repeats_nothing_and_loses_nothing(
 
 @pytest.mark.parametrize("ranks", range(1, 65))
 def test_every_data_parallel_size_sees_the_same_stream(ranks: int) -> None:
-    """Rank r of R takes every batch's rows r * n/R .. and computes them alone, from a plan read back from its file."""
+    """Each rank computes its equal run of every batch's rows alone, from a plan read back from its file."""
     batch = 64 * 3 * 5 * 7 if ranks in (1, 2, 3, 5, 7) else ranks * 2
     tokens = batch * 16 * 2
     plan = build_plan(config(phase(tokens=tokens), batch=batch, max_epochs=10**6), sources())
