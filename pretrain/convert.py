@@ -101,8 +101,7 @@ def hf_to_megatron(state: dict[str, Tensor], model: ModelConfig) -> dict[str, Te
     if missing or state or count != model.parameters:
         raise StemmaError(
             f"these weights are not of a {model.num_layers}-layer model of this shape: "
-            f"missing {missing[:5]}, unknown {sorted(state)[:5]}, {count} parameters where {model.parameters} "
-            f"were expected"
+            f"missing {missing[:5]}, unknown {sorted(state)[:5]}, {count} parameters of {model.parameters}"
         )
     return result
 

@@ -347,20 +347,45 @@ class Engine:
 
 
 class _TokenLoss(torch.autograd.Function):
-    """Cross entropy per position that keeps the logits and one number per row instead of a log-softmax."""
+    """Cross entropy per position that keeps the logits and a number per row instead of a log-softmax.
+
+    It works through blocks of rows that stay in the cache: the logits are by far the largest tensor of a step.
+    """
+
+    BLOCK = 1 << 20  # elements of logits at a time
 
     @staticmethod
     def forward(ctx: Any, logits: Tensor, labels: Tensor) -> Tensor:
-        normalizer = torch.logsumexp(logits, dim=-1)
+        rows, flat_labels = _rows(logits, labels)
+        normalizer = torch.empty(rows.shape[0], dtype=rows.dtype, device=rows.device)
+        block = max(1, _TokenLoss.BLOCK // rows.shape[1])
+        scratch = torch.empty_like(rows[:block])
+        for part, out in zip(rows.split(block), normalizer.split(block)):
+            top = part.amax(1, keepdim=True)
+            shifted = torch.sub(part, top, out=scratch[: len(part)]).exp_()
+            torch.add(shifted.sum(1).log_(), top.squeeze(1), out=out)
         ctx.save_for_backward(logits, labels, normalizer)
-        return normalizer - logits.gather(-1, labels[..., None]).squeeze(-1)
+        loss = normalizer - rows.gather(1, flat_labels[:, None]).squeeze(1)
+        return loss.view(labels.shape[1], labels.shape[0]).t()
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
         logits, labels, normalizer = ctx.saved_tensors
-        grad = grads[0][..., None]
-        out = (logits - normalizer[..., None]).exp_().mul_(grad)
-        return out.scatter_add_(-1, labels[..., None], -grad), None
+        rows, flat_labels = _rows(logits, labels)
+        grad = grads[0].t().reshape(-1, 1)
+        result = torch.empty_like(rows)
+        block = max(1, _TokenLoss.BLOCK // rows.shape[1])
+        pieces = (rows, normalizer[:, None], grad, result)
+        for part, norm, weight, out in zip(*(piece.split(block) for piece in pieces)):
+            torch.sub(part, norm, out=out).exp_().mul_(weight)
+        result.scatter_add_(1, flat_labels[:, None], -grad)
+        batch, length = labels.shape
+        return result.view(length, batch, -1).transpose(0, 1), None
+
+
+def _rows(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """``[batch, seq, vocab]`` and ``[batch, seq]`` as rows, in the order they lie in memory."""
+    return logits.transpose(0, 1).reshape(-1, logits.shape[-1]), labels.t().reshape(-1)
 
 
 def join(execution: Execution) -> None:
@@ -376,9 +401,9 @@ def join(execution: Execution) -> None:
             dist.init_process_group(device.backend(), store=dist.HashStore(), rank=0, world_size=1)
     if dist.get_world_size() != execution.ranks:
         raise StemmaError(
-            f"this run has {dist.get_world_size()} processes, but "
-            f"tensor_parallel {execution.tensor_parallel} x pipeline_parallel {execution.pipeline_parallel} x data_parallel {execution.data_parallel} "
-            f"needs {execution.ranks}"
+            f"this run has {dist.get_world_size()} processes, but needs {execution.ranks}: tensor_parallel "
+            f"{execution.tensor_parallel} x pipeline_parallel {execution.pipeline_parallel} x data_parallel "
+            f"{execution.data_parallel}"
         )
     if parallel_state.model_parallel_is_initialized():
         parallel_state.destroy_model_parallel()
@@ -389,5 +414,5 @@ def join(execution: Execution) -> None:
 
 
 def _finalize_gradients(model: list[nn.Module], _num_tokens: Tensor | None = None, **kwargs: Any) -> None:
-    """Sum gradients over ranks. The loss is already divided by the batch's tokens: Megatron does not count."""
+    """Sum gradients over ranks. The loss is divided by the batch's tokens already."""
     finalize_model_grads(model, None, **kwargs)
