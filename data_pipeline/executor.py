@@ -84,7 +84,7 @@ class Pool:
         except BrokenProcessPool as error:
             raise StageFailed(
                 f"a data worker was killed while it ran {name!r}: most likely the machine ran out of memory. "
-                f"Set execution.workers lower and run again; finished shards are kept. Logs: {self.logs / name}"
+                f"Set execution.workers lower and run again; finished shards stay. Logs: {self.logs / name}"
             ) from error
         finally:
             for future in futures:

@@ -1,0 +1,292 @@
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+
+import pyarrow.parquet as pq
+import pytest
+from datatrove.pipeline.base import PipelineStep
+from hypothesis import given
+from hypothesis import strategies as st
+
+from data_pipeline.config import CorpusConfig
+from data_pipeline.corpus import CorpusStage, EmptyCorpus, hold_out
+from data_pipeline.dedup import Words
+from data_pipeline.executor import worker_pool
+from data_pipeline.filters import COLUMNS
+from data_pipeline.sources import document_id
+from stemma.core.artifact import Store
+from stemma.core.errors import DamagedError, StageFailed
+from stemma.core.stage import Execution, execute
+
+STEMS = "ba ce di fo gu la me ni po ru"
+WORDS = [stem + ending for stem in STEMS.split() for ending in ["sten", "mar", "lin", "dor", "vek"]]
+
+
+def texts(number: int, seed: int, lines: int = 12) -> list[str]:
+    rng = random.Random(seed)
+    return ["\n".join(" ".join(rng.choices(WORDS, k=10)) for _ in range(lines)) for _ in range(number)]
+
+
+def inputs(folder, pack) -> dict:
+    """A profile's ``corpus`` section over real files: two local sources and an archive in the cache."""
+    first, second = texts(60, seed=1), texts(40, seed=2)
+    near = first[5].replace(first[5].split()[60], "changed", 1)
+    rows = [
+        *first,
+        second[3],
+        near,
+        "",
+        "tiny",
+        *texts(1, seed=4, lines=60),
+    ]  # a copy, a near copy, none, short, and one to cut
+    (folder / "in").mkdir(parents=True)
+    (folder / "in" / "a.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in rows))
+    for number, text in enumerate(second):
+        (folder / "in" / f"{number:02d}.txt").write_text(text)
+    (folder / "in" / "99.txt").write_bytes(b"caf\xe9")
+    archive = "sample-1.0-py3-none-any.whl"
+    lines = "".join(json.dumps({"text": text}) + "\n" for text in texts(20, seed=3))
+    digest = pack.put(
+        folder / "store" / "cache" / "packages" / archive, pack.zip({"data/fw.jsonl": lines.encode()})
+    )
+    about = {"domain": "web", "licence": "MIT", "filters": "plain"}
+    return {
+        "sources": {
+            "rows": {"type": "local", "urls": [f"{folder}/in/*.jsonl"], "format": "jsonl", **about},
+            "files": {
+                "type": "local",
+                "urls": [f"{folder}/in/*.txt"],
+                "format": "text",
+                **about,
+                "domain": "stem",
+            },
+            "packed": {
+                "type": "package",
+                "package": "sample",
+                "version": "1.0",
+                "archive": archive,
+                "sha256": digest,
+                "members": ["data/*.jsonl"],
+                "format": "jsonl",
+                **about,
+            },
+        },
+        "filters": {"plain": ["technical"]},
+        "valid_fraction": 0.05,
+        "max_document_bytes": 1000,
+    }
+
+
+def make(folder, section, workers=2, listeners=None, **execution):
+    stage = CorpusStage("corpus", CorpusConfig(**section), {})
+    return execute(stage, Store(folder / "store"), Execution(workers=workers, **execution), listeners)
+
+
+def hashes(artifact):
+    return {
+        name: entry["sha256"] for name, entry in artifact.manifest["files"].items() if name != "stage.json"
+    }
+
+
+def rows(artifact, kind, source):
+    return [
+        row
+        for path in sorted((artifact.path / kind / source).glob("*"))
+        for row in pq.read_table(path).to_pylist()
+    ]
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory, pack):
+    folder = tmp_path_factory.mktemp("corpus")
+    section = inputs(folder, pack)
+    events = []
+    return folder, section, make(folder, section, listeners=[events.append]), events
+
+
+def test_documents_are_as_the_format_says(made):
+    _, _, artifact, _ = made
+    for source in ("rows", "files", "packed"):
+        found = rows(artifact, "documents", source)
+        assert tuple(found[0]) == COLUMNS
+        assert [row["id"] for row in found] == sorted(row["id"] for row in found)
+        assert all(row["id"] == document_id(source, row["origin"], row["text"]) for row in found)
+        assert {row["source"] for row in found} == {source}
+        assert sum(row["split"] == "valid" for row in found) == -(-len(found) // 20)
+    assert rows(artifact, "documents", "packed")[0]["origin"].startswith(
+        "sample-1.0-py3-none-any.whl!data/fw.jsonl#"
+    )
+    assert {row["domain"] for row in rows(artifact, "documents", "files")} == {"stem"}
+
+
+def test_every_reject_has_its_rule_and_duplicates_name_what_was_kept(made):
+    _, _, artifact, _ = made
+    kept = {row["id"]: row for source in ("rows", "files") for row in rows(artifact, "documents", source)}
+    rejects = {row["rule"]: row for source in ("rows", "files") for row in rows(artifact, "rejects", source)}
+    assert set(rejects) == {"empty", "not_utf8", "too_short", "exact_duplicate", "near_duplicate"}
+    assert rejects["not_utf8"]["value"] == "byte 3"
+    assert rejects["too_short"]["value"] == "4"
+    assert kept[rejects["exact_duplicate"]["value"]]["text"] == rejects["exact_duplicate"]["text"]
+    leader = kept[rejects["near_duplicate"]["value"]]
+    assert leader["cluster"] == leader["id"] == rejects["near_duplicate"]["cluster"]
+    pairs = zip(leader["text"].split(), rejects["near_duplicate"]["text"].split())
+    assert sum(kept_word != word for kept_word, word in pairs) == 1
+
+
+def test_the_funnel_adds_up(made):
+    _, _, artifact, events = made
+    funnel = json.loads(artifact.file("funnel.json").read_text())
+    for source, entry in funnel["sources"].items():
+        steps = entry["steps"]
+        assert [step["step"] for step in steps] == ["read", "technical", "exact_duplicate", "near_duplicate"]
+        found = rows(artifact, "documents", source)
+        assert steps[-1]["documents"] == len(found)
+        assert steps[-1]["bytes"] == sum(len(row["text"].encode()) for row in found)
+        unread = sum(entry["rejected"].get(rule, 0) for rule in ("empty", "not_utf8"))
+        assert steps[0]["documents"] - steps[-1]["documents"] == sum(entry["rejected"].values()) - unread
+    assert artifact.summary["documents"] == sum(
+        entry["steps"][-1]["documents"] for entry in funnel["sources"].values()
+    )
+    assert artifact.summary["domains"]["web"]["kept"]["documents"] < artifact.summary["documents"]
+    assert any(event.unit == "shards" and event.step == event.total for event in events)
+
+
+def test_parts_of_one_text_stay_in_one_split(made):
+    _, _, artifact, _ = made
+    splits: dict[str, set[str]] = {}
+    for row in rows(artifact, "documents", "rows") + rows(artifact, "rejects", "rows"):
+        splits.setdefault(row["origin"].split("#")[1].split(".")[0], set()).add(row["split"])
+    assert all(len(found - {""}) <= 1 for found in splits.values())
+
+
+SCRIPT = """
+import json, sys
+from pathlib import Path
+from data_pipeline.config import CorpusConfig
+from data_pipeline.corpus import CorpusStage
+from stemma.core.artifact import Store
+from stemma.core.stage import Execution, execute
+
+if __name__ == "__main__":
+    def say(event):
+        print(event.kind, event.text, event.step, flush=True)
+    stage = CorpusStage("corpus", CorpusConfig(**json.load(open(sys.argv[1]))), {})
+    execute(stage, Store(Path(sys.argv[2])), Execution(workers=1), [say])
+"""
+
+
+@pytest.mark.parametrize("moment", ["step read", "say removing"])
+def test_a_killed_run_continues_to_the_same_bytes_with_any_number_of_workers(made, tmp_path, moment):
+    folder, section, whole, _ = made
+    (tmp_path / "script.py").write_text(textwrap.dedent(SCRIPT))
+    (tmp_path / "section.json").write_text(json.dumps(section))
+    store = tmp_path / "store"
+    (store / "cache").mkdir(parents=True)
+    (store / "cache" / "packages").symlink_to(folder / "store" / "cache" / "packages")
+    command = [sys.executable, str(tmp_path / "script.py"), str(tmp_path / "section.json"), str(store)]
+    environment = {**os.environ, "PYTHONPATH": os.getcwd(), "OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, text=True, env=environment, start_new_session=True
+    )
+    seen = next((line for line in process.stdout if line.startswith(moment)), None)
+    os.kill(process.pid, signal.SIGKILL)  # the process alone: its workers must notice by themselves
+    process.wait()
+    assert seen, "the run ended before it could be killed"
+    deadline = time.monotonic() + 10
+    while group_alive(process.pid) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not group_alive(process.pid)
+    assert not list((store / "artifacts").glob("*/manifest.json"))
+    stage = CorpusStage("corpus", CorpusConfig(**section), {})
+    again = execute(stage, Store(store), Execution(workers=2))
+    assert again.fingerprint == whole.fingerprint
+    assert hashes(again) == hashes(whole)
+
+
+def group_alive(group: int) -> bool:
+    try:
+        os.killpg(group, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def test_without_a_registry_the_corpus_says_what_it_lacks_and_is_another_artifact(made, tmp_path):
+    _, section, whole, _ = made
+    events = []
+    poor = make(tmp_path, section, offline=True, listeners=[events.append])
+    assert poor.fingerprint != whole.fingerprint
+    assert poor.summary["skipped"] == ["packed"]
+    listed = {entry["id"]: entry for entry in json.loads(poor.file("sources.json").read_text())}
+    assert "offline" in listed["packed"]["skipped"]
+    assert listed["rows"]["files"] == 1
+    assert "skipped" not in listed["rows"]
+    assert any("packed is left out" in event.text for event in events)
+    assert not (poor.path / "documents" / "packed").exists()
+
+
+def test_nothing_in_reach_and_nothing_left_are_errors(made, tmp_path):
+    _, section, _, _ = made
+    only = {**section, "sources": {"packed": section["sources"]["packed"]}}
+    with pytest.raises(EmptyCorpus, match="no source can be read"):
+        make(tmp_path, only, offline=True)
+    (tmp_path / "short.txt").write_text("short")
+    source = {**section["sources"]["files"], "urls": [str(tmp_path / "short.txt")]}
+    with pytest.raises(EmptyCorpus, match="too_short 1"):
+        make(tmp_path, {**section, "sources": {"files": source}}, workers=1)
+
+
+def test_a_damaged_archive_stops_the_run_before_anything_is_made(made, tmp_path):
+    folder, section, _, _ = made
+    name = section["sources"]["packed"]["archive"]
+    target = tmp_path / "store" / "cache" / "packages" / name
+    target.parent.mkdir(parents=True)
+    target.write_bytes((folder / "store" / "cache" / "packages" / name).read_bytes()[:-10])
+    with pytest.raises(DamagedError, match=name):
+        make(tmp_path, section)
+    assert not (tmp_path / "store" / "artifacts").exists()
+
+
+class Kill(PipelineStep):
+    """What the out-of-memory killer does to one rank."""
+
+    def run(self, data, rank=0, world_size=1):
+        if rank == 1:
+            os.kill(os.getpid(), signal.SIGKILL)
+        yield from ()
+
+
+def test_a_killed_worker_is_noticed_at_once(tmp_path):
+    started = time.monotonic()
+    with pytest.raises(StageFailed, match="memory"), worker_pool(2, tmp_path) as pool:
+        pool.run("kill", [Kill()], 4)
+    assert time.monotonic() - started < 60
+
+
+@given(st.lists(st.integers(1, 4), min_size=1, max_size=40), st.floats(0, 0.5))
+def test_the_held_out_share_is_reached_stable_and_never_everything(sizes, fraction):
+    wholes = [f"w{index}" for index, size in enumerate(sizes) for _ in range(size)]
+    chosen = hold_out(wholes, fraction)
+    held = sum(whole in chosen for whole in wholes)
+    assert chosen == hold_out(list(reversed(wholes)), fraction)
+    assert len(chosen) < len(sizes)
+    assert held >= fraction * len(wholes) or len(chosen) == len(sizes) - 1
+    assert held <= fraction * len(wholes) + 4
+    assert (held == 0) == (fraction == 0 or len(sizes) == 1)
+
+
+def test_words_for_shingles_are_words_and_single_cjk_characters():
+    assert Words().word_tokenize("the naïve x_1 日本語 text") == [
+        "the",
+        "naïve",
+        "x_1",
+        "日",
+        "本",
+        "語",
+        "text",
+    ]
