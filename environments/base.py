@@ -1,7 +1,8 @@
-"""What every environment is: tasks that are pure functions of (seed, index), tools that really run, and a scorer.
+"""What every environment is: tasks that are pure functions of (seed, index), tools that really run, and a
+scorer.
 
-Which tasks are for what: a question whose hash says so is *held out* (one in eight). Trajectories and RL draw only
-from the others, evaluation only from these, so that no question is trained on and measured. Index ranges
+Which tasks are for what: a question whose hash says so is *held out* (one in eight). Trajectories and RL draw
+only from the others, evaluation only from these, so that no question is trained on and measured. Index ranges
 (`FIRST_INDEX`) keep the three uses apart besides.
 """
 
@@ -56,7 +57,7 @@ class Task:
 
 @dataclass(frozen=True)
 class Call:
-    """A tool call to be carried out: `function` is `{"name":, "arguments": {...}}`, `history` the messages before it."""
+    """A tool call to carry out: `function` is `{"name":, "arguments": {...}}`, `history` what came before."""
 
     task: Task
     function: Mapping[str, Any]
@@ -78,11 +79,11 @@ class Environment(ABC):
 
     @abstractmethod
     def task(self, seed: int, index: int) -> Task:
-        """The task at `index` of series `seed`: a pure function of both, whatever other tasks were asked for."""
+        """The task at `index` of series `seed`: a pure function of both, whatever was asked for before."""
 
     @abstractmethod
     def script(self, task: Task) -> Script:
-        """The scripted expert: yields assistant messages; after one with tool calls it is sent their outputs."""
+        """The scripted expert: yields assistant messages, and is sent the outputs of their tool calls."""
 
     @abstractmethod
     def score_many(self, episodes: Sequence[tuple[Task, Sequence[Message]]]) -> list[float]:
@@ -91,12 +92,13 @@ class Environment(ABC):
     def step_many(self, calls: Sequence[Call]) -> list[str]:
         """Carry out tool calls and return the contents of the tool messages, in order.
 
-        A call a model got wrong (unknown tool, bad arguments) is answered with an `error: ...` text, not raised.
+        A call a model got wrong (unknown tool, bad arguments) is answered with an `error: ...` text, not
+        raised.
         """
         return [f"error: there is no tool {call.function.get('name')!r}" for call in calls]
 
     def step(self, task: Task, tool_call: Mapping[str, Any], history: Sequence[Message] = ()) -> str:
-        """Carry out one tool call, `{"name":, "arguments":}` or the whole `{"type": "function", "function": ...}`."""
+        """Carry out one tool call: `{"name":, "arguments":}`, or that inside `{"function": ...}`."""
         return self.step_many([Call(task, tool_call.get("function", tool_call), history)])[0]
 
     def score(self, task: Task, messages: Sequence[Message]) -> float:
@@ -157,7 +159,7 @@ class Environment(ABC):
 
 
 def is_held_out(task: Task) -> bool:
-    """Whether a task is kept for evaluation: a property of its question alone, not of its place in a series."""
+    """Whether a task is kept for evaluation: a property of its question, not of its place in a series."""
     text = task.key or "\n".join(message["content"] for message in task.messages if message["role"] == "user")
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") % HELD_OUT_ONE_IN == 0
 
@@ -189,7 +191,7 @@ def function_schema(name: str, description: str, **parameters: str) -> dict[str,
 
 
 def final_answer(messages: Sequence[Message]) -> str:
-    """The text of the last assistant message after its thinking; empty if it calls tools or never stops thinking."""
+    """The last assistant message after its thinking; empty if it calls tools or never stops thinking."""
     for message in reversed(messages):
         if message["role"] == "assistant":
             content = message.get("content") or ""

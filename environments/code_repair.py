@@ -41,7 +41,7 @@ class Broken:
 
 
 class CodeRepair(Environment):
-    """Functions of the running standard library, each in a file of its own, with one fault that its tests detect."""
+    """Functions of the running standard library, each in its own file, with one fault that tests detect."""
 
     name = "code_repair"
     max_turns = 8
@@ -196,7 +196,7 @@ class CodeRepair(Environment):
         return Snippet(files[task.state["path"]] + harness)
 
     def score_many(self, episodes: Sequence[tuple[Task, Sequence[Message]]]) -> list[float]:
-        """See `Environment.score_many`: 1 if the files as left pass the shown tests and further ones, else 0."""
+        """See `Environment.score_many`: 1 if the files as left pass the shown tests and more, else 0."""
         snippets = [
             self.test_snippet(task, workspace(task, messages), [*task.state["tests"], *task.state["hidden"]])
             for task, messages in episodes
@@ -206,7 +206,7 @@ class CodeRepair(Environment):
 
 
 def edit(source: str, line: int, new: str) -> tuple[str, str]:
-    """The shortest `(old, new)` of whole lines, ending in `line`, whose old text occurs once in the source."""
+    """The shortest `(old, new)` of whole lines ending in `line` whose old text occurs once."""
     lines = source.split("\n")
     for first in range(line, -1, -1):
         old = "\n".join(lines[first : line + 1]).lstrip()

@@ -10,9 +10,9 @@ COMPARISONS: dict[type[ast.cmpop], type[ast.cmpop]] = {
     ast.In: ast.NotIn, ast.NotIn: ast.In, ast.Is: ast.IsNot, ast.IsNot: ast.Is,
 }  # fmt: skip
 OPERATORS: dict[type[ast.operator], type[ast.operator]] = {
-    ast.Add: ast.Sub, ast.Sub: ast.Add, ast.Mult: ast.Add, ast.FloorDiv: ast.Mod, ast.Mod: ast.FloorDiv, ast.Div: ast.Mult,
-    ast.BitAnd: ast.BitOr, ast.BitOr: ast.BitAnd, ast.BitXor: ast.BitOr, ast.LShift: ast.RShift, ast.RShift: ast.LShift,
-    ast.Pow: ast.Mult,
+    ast.Add: ast.Sub, ast.Sub: ast.Add, ast.Mult: ast.Add, ast.Div: ast.Mult, ast.Pow: ast.Mult,
+    ast.FloorDiv: ast.Mod, ast.Mod: ast.FloorDiv, ast.LShift: ast.RShift, ast.RShift: ast.LShift,
+    ast.BitAnd: ast.BitOr, ast.BitOr: ast.BitAnd, ast.BitXor: ast.BitOr,
 }  # fmt: skip
 KINDS = {
     "comparison": "the comparison is wrong",
@@ -47,7 +47,7 @@ class Fault:
 
 
 def faults(source: str) -> list[Fault]:
-    """Every single-line fault of the sorts in `KINDS`, in order of appearance; all of them compile and differ."""
+    """Every single-line fault of the sorts in `KINDS`; all of them compile and differ."""
     lines = source.split("\n")
     found: dict[str, Fault] = {}
     for node, kind, replacement in mutations(ast.parse(source)):
@@ -115,11 +115,12 @@ def changed(node: ast.AST, **fields: object) -> ast.AST:
 
 
 def bounded(source: str, steps: int = 20_000) -> str:
-    """The same function with a counter in every loop: it raises `TimeoutError` after `steps` rounds, everywhere alike."""
+    """The same function with counted loops: `TimeoutError` after `steps` rounds, on any machine alike."""
     tree = ast.parse(source)
     tick = ast.parse("tick()").body
     for node in ast.walk(tree):
         if isinstance(node, ast.For | ast.While):
             node.body = tick + node.body
-    counter = f"rounds = [0]\ndef tick():\n    rounds[0] += 1\n    if rounds[0] > {steps}:\n        raise TimeoutError\n"
+    count = "rounds = [0]\ndef tick():\n    rounds[0] += 1\n"
+    counter = f"{count}    if rounds[0] > {steps}:\n        raise TimeoutError\n"
     return counter + ast.unparse(ast.fix_missing_locations(tree)) + "\n"

@@ -1,8 +1,10 @@
 """Maths questions with their answers and several programs that compute them.
 
-A template draws its numbers and returns a `Question`; answers are computed here, independently of the programs.
+A template draws its numbers and returns a `Question`; answers are computed here, independently of the
+programs.
 """
 
+# ruff: noqa: E501, SIM905 - wordings and programs are read as tables
 import math
 import random
 from collections.abc import Callable
@@ -23,7 +25,8 @@ class Question:
         programs: Python that prints the answer, in several styles.
         answer: the gold answer.
         thought: what to think before the first call.
-        slips: pairs of a wrong program and what to think once its output is seen: a forgotten import, a wrong bound.
+        slips: pairs of a wrong program and what to think once its output is seen: a forgotten import, a wrong
+            bound.
     """
 
     asks: tuple[str, ...]

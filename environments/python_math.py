@@ -114,8 +114,10 @@ def same_answer(given: str, gold: str) -> bool:
 
 
 def show(result: SandboxResult) -> str:
-    """What a model is shown of a run: what it printed, else its last value, else why it failed. Short, and the same
-    in every sandbox: no traceback, no paths, no times."""
+    """What a model is shown of a run: what it printed, else its last value, else why it failed.
+
+    Short, and the same in every sandbox: no traceback, no paths, no times.
+    """
     if result.timed_out:
         return "error: timed out"
     if result.truncated:

@@ -14,7 +14,7 @@ SIZE = 2**40  # data sets are infinite in principle; the number only bounds thei
 
 
 class Reasoning(Environment):
-    """Questions of one reasoning-gym data set. An answer's score is what that data set's `score_answer` says."""
+    """Questions of one reasoning-gym data set, scored by its own `score_answer`."""
 
     max_turns = 1
 
@@ -30,7 +30,8 @@ class Reasoning(Environment):
 
         if self.config.dataset not in DATASETS:
             raise StemmaError(
-                f"reasoning-gym has no data set {self.config.dataset!r}; it has: {', '.join(sorted(DATASETS))}"
+                f"reasoning-gym has no data set {self.config.dataset!r}; it has: "
+                f"{', '.join(sorted(DATASETS))}"
             )
         try:
             return reasoning_gym.create_dataset(

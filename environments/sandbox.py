@@ -1,8 +1,8 @@
 """Running model-written Python without trusting it: one interface, backends by name.
 
-`bwrap` gives code a full Python in namespaces of its own; `monty` gives it a Python subset without any system, for
-machines that forbid user namespaces. `auto` takes the first that works here, found out by running something. There is
-no unprotected backend.
+`bwrap` gives code a full Python in namespaces of its own; `monty` gives it a Python subset without any
+system, for machines that forbid user namespaces. `auto` takes the first that works here, found out by running
+something. There is no unprotected backend.
 """
 
 import functools
@@ -22,8 +22,8 @@ class Limits:
     """What one snippet may use.
 
     Attributes:
-        timeout_s: seconds of computing. Waiting is allowed for longer (`wall_s`), so that a busy machine does not turn
-            a result into a time-out.
+        timeout_s: seconds of computing. Waiting is allowed for longer (`wall_s`), so that a busy machine does
+            not turn a result into a time-out.
         memory_mb: address space (bwrap) or heap (monty), in MiB.
         output_limit: bytes kept of each of stdout and stderr; a snippet that writes more is stopped.
     """
@@ -36,6 +36,9 @@ class Limits:
     def wall_s(self) -> float:
         """Seconds by the clock after which a snippet is ended, whatever it does."""
         return 3 * self.timeout_s + 5
+
+
+DEFAULT_LIMITS = Limits()
 
 
 @dataclass(frozen=True)
@@ -57,7 +60,8 @@ class SandboxResult:
         exit_code: 0 when it ran to its end; 1 after an uncaught exception; negative for a signal.
         timed_out: it was stopped at `Limits.timeout_s`.
         truncated: it was stopped for writing more than `Limits.output_limit`.
-        value: `repr` of its last line where that is an expression with a value, as an interactive Python would show.
+        value: `repr` of its last line where that is an expression with a value, as an interactive Python
+            would show.
     """
 
     stdout: str
@@ -84,10 +88,12 @@ class Sandbox(ABC):
     full_python: bool
 
     @abstractmethod
-    def run_many(self, snippets: Sequence[Snippet], limits: Limits = Limits()) -> list[SandboxResult]:  # noqa: B008
-        """Run snippets one after another, each in a fresh interpreter state, and return their results in order.
+    def run_many(self, snippets: Sequence[Snippet], limits: Limits = DEFAULT_LIMITS) -> list[SandboxResult]:
+        """Run snippets one after another, each in a fresh interpreter state, and return their results in
+        order.
 
-        Starting a sandbox costs more than running a small snippet, so a batch is much cheaper than single calls.
+        Starting a sandbox costs more than running a small snippet, so a batch is much cheaper than single
+        calls.
         """
 
     def run_python(
@@ -118,7 +124,7 @@ def _open_monty() -> Sandbox:
 
 
 BACKENDS = {"bwrap": _open_bwrap, "monty": _open_monty}
-"""Constructors by name, best first. Each raises `SandboxUnavailable` or `ImportError` where it cannot work."""
+"""Constructors by name, best first; `SandboxUnavailable` or `ImportError` where one cannot work."""
 
 
 def _probe(sandbox: Sandbox) -> None:

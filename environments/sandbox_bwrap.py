@@ -1,4 +1,4 @@
-"""The bubblewrap backend: a real Python in fresh namespaces, seeing a read-only Python installation and nothing else."""
+"""The bubblewrap backend: a real Python in fresh namespaces that sees nothing but an installed Python."""
 
 import io
 import marshal
@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from environments.sandbox import Limits, Sandbox, SandboxResult, SandboxUnavailable, Snippet
+from environments.sandbox import DEFAULT_LIMITS, Limits, Sandbox, SandboxResult, SandboxUnavailable, Snippet
 from environments.sandbox_seccomp import build_filter, supported
 
 DRIVER = Path(__file__).with_name("sandbox_driver.py")
@@ -21,8 +21,8 @@ BATCH = 256  # snippets per sandbox
 def python_mounts() -> list[str]:
     """Arguments that bind what this interpreter needs to start, at the paths where it expects it, read-only.
 
-    That is its installation prefix (not the virtual environment, and no other part of the machine), the system's
-    libraries in merged (`/lib` a link into `/usr`) and unmerged layouts, and the loader's cache.
+    That is its installation prefix (not the virtual environment, and no other part of the machine), the
+    system's libraries in merged (`/lib` a link into `/usr`) and unmerged layouts, and the loader's cache.
     """
     arguments: list[str] = []
     for name in ("/lib", "/lib64", "/lib32", "/bin"):
@@ -52,8 +52,9 @@ def base_python() -> str:
 class BwrapSandbox(Sandbox):
     """Snippets run in a sandbox per batch: one bubblewrap, one Python, one forked child per snippet.
 
-    Inside: all namespaces new (no network, no other processes), an empty environment, a read-only root with the Python
-    installation, a 64 MiB working folder wiped between snippets, resource limits, and the seccomp filter.
+    Inside: all namespaces new (no network, no other processes), an empty environment, a read-only root with
+    the Python installation, a 64 MiB working folder wiped between snippets, resource limits, and the
+    seccomp filter.
     """
 
     name = "bwrap"
@@ -72,11 +73,12 @@ class BwrapSandbox(Sandbox):
             "--setenv", "LANG", "C.UTF-8", "--setenv", "PYTHONHASHSEED", "0", "--setenv", "HOME", "/work",
             *python_mounts(),
             "--ro-bind", str(DRIVER), "/driver.py", "--size", str(WORK_BYTES), "--tmpfs", "/work",
-            "--remount-ro", "/", "--chdir", "/work", "--", base_python(), "-s", "-S", "-P", "-B", "/driver.py",
+            "--remount-ro", "/", "--chdir", "/work",
+            "--", base_python(), "-s", "-S", "-P", "-B", "/driver.py",
         ]  # fmt: skip
         # fmt: on
 
-    def run_many(self, snippets: Sequence[Snippet], limits: Limits = Limits()) -> list[SandboxResult]:  # noqa: B008
+    def run_many(self, snippets: Sequence[Snippet], limits: Limits = DEFAULT_LIMITS) -> list[SandboxResult]:
         """See `Sandbox.run_many`.
 
         Raises:

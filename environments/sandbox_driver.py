@@ -1,7 +1,7 @@
 """Runs inside the bwrap sandbox: forks one child per snippet, bounds it, and reports what it did.
 
-Standard library only, and little of it: every import delays every sandbox. The request comes marshalled on stdin (the
-caller is trusted); replies go to stdout as plain lengths and bytes (what they carry is not).
+Standard library only, and little of it: every import delays every sandbox. The request comes marshalled on
+stdin (the caller is trusted); replies go to stdout as plain lengths and bytes (what they carry is not).
 """
 
 import ctypes
@@ -27,7 +27,8 @@ class SockFprog(ctypes.Structure):
 
 def confine(seccomp: bytes, memory_mb: int, timeout_s: float) -> None:
     """Give up rights for good: limits first (the filter forbids changing them), then the filter."""
-    # SIGPROF ends it at its CPU time; it can be caught, so a hard limit follows. A busy machine changes neither.
+    # SIGPROF ends it at its CPU time; it can be caught, so a hard limit follows. A busy machine changes
+    # neither.
     signal.setitimer(signal.ITIMER_PROF, timeout_s)
     seconds = int(timeout_s) + 1
     for name, value in (

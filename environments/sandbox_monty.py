@@ -1,7 +1,7 @@
 """The monty backend: a Python subset interpreted in Rust, in a worker process, with no system to reach.
 
-For machines that forbid user namespaces. It knows a few modules (math, re, json, datetime, ...), classes and most
-syntax, but no generators, and no standard library beyond that.
+For machines that forbid user namespaces. It knows a few modules (math, re, json, datetime, ...), classes and
+most syntax, but no generators, and no standard library beyond that.
 """
 
 import os
@@ -11,13 +11,13 @@ from pathlib import Path
 
 import pydantic_monty as monty
 
-from environments.sandbox import Limits, Sandbox, SandboxResult, Snippet
+from environments.sandbox import DEFAULT_LIMITS, Limits, Sandbox, SandboxResult, Snippet
 
 WORK = "/work"
 
 
 class MontySandbox(Sandbox):
-    """Snippets run in sessions of a pool of worker processes; a session starts in well under a millisecond."""
+    """Snippets run in sessions of a pool of worker processes; one starts in well under a millisecond."""
 
     name = "monty"
     full_python = False
@@ -33,7 +33,7 @@ class MontySandbox(Sandbox):
             self._owner = os.getpid()
         return self._workers
 
-    def run_many(self, snippets: Sequence[Snippet], limits: Limits = Limits()) -> list[SandboxResult]:  # noqa: B008
+    def run_many(self, snippets: Sequence[Snippet], limits: Limits = DEFAULT_LIMITS) -> list[SandboxResult]:
         """See `Sandbox.run_many`."""
         return [self._run(snippet, limits) for snippet in snippets]
 

@@ -1,8 +1,9 @@
 """A seccomp filter for snippets: no new processes, no signals to others, no sockets, no kernel corners.
 
-Namespaces hide the machine, resource limits bound one process; what is left is starting more processes (limits on
-their number do not bind root) and memory that belongs to no process. This filter takes those away. It is a program for
-the kernel's classic BPF machine (linux/filter.h, linux/seccomp.h), assembled here as bytes.
+Namespaces hide the machine, resource limits bound one process; what is left is starting more processes
+(limits on their number do not bind root) and memory that belongs to no process. This filter takes those away.
+It is a program for the kernel's classic BPF machine (linux/filter.h, linux/seccomp.h), assembled here as
+bytes.
 """
 
 import platform

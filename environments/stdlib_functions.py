@@ -1,8 +1,8 @@
 """Finding functions of the running standard library that can be lifted out and tested alone.
 
-A candidate is a short top-level function that uses nothing but builtins, its parameters and itself. Which values it
-accepts is found out by trying a pool of values in a sandbox; outcomes that raise, or that depend on the process, are
-dropped. Nothing of the standard library is imported or called outside a sandbox.
+A candidate is a short top-level function that uses nothing but builtins, its parameters and itself. Which
+values it accepts is found out by trying a pool of values in a sandbox; outcomes that raise, or that depend on
+the process, are dropped. Nothing of the standard library is imported or called outside a sandbox.
 """
 
 import ast
@@ -30,15 +30,17 @@ SKIPPED_FOLDERS = {
     "__pycache__",
 }
 UNSAFE = {
-    "open", "print", "input", "exec", "eval", "compile", "__import__", "globals", "locals", "vars", "id", "hash",
-    "setattr", "delattr", "getattr", "hasattr", "help", "breakpoint", "exit", "quit", "memoryview", "super", "object",
-    "type", "dir", "callable", "classmethod", "staticmethod", "property",
+    "open", "print", "input", "exec", "eval", "compile", "__import__", "globals", "locals", "vars",
+    "id", "hash", "setattr", "delattr", "getattr", "hasattr", "help", "breakpoint", "exit", "quit",
+    "memoryview", "super", "object", "type", "dir", "callable", "classmethod", "staticmethod",
+    "property",
 }  # fmt: skip
 VALUES = (
-    "0", "1", "2", "3", "7", "10", "12", "-4", "100", "2024", "0.25", "0.5", "1.0", "''", "'a'", "'abc'", "'Hello World'",
-    "'a/b/c.txt'", "'x=1;y=2'", "'user@host:80'", "'<a & b>'", "'  two  words '", "'a,b,,c'", "'http://a.b/c?d=e#f'", "'-'", "'/'",
-    "'.'", "[]", "[1]", "[3, 1, 2]", "[1, 2, 2, 5]", "[0, 1, 0, 4, 4]", "['b', 'a', 'c']", "('a', 'b')", "(1, 2, 3)", "{}",
-    "{'a': 1, 'b': 2}", "{1: 'x', 2: 'y'}", "b''", "b'abc'", "b'a=3D b'", "None",
+    "0", "1", "2", "3", "7", "10", "12", "-4", "100", "2024", "0.25", "0.5", "1.0", "''", "'a'", "'abc'",
+    "'Hello World'", "'a/b/c.txt'", "'x=1;y=2'", "'user@host:80'", "'<a & b>'", "'  two  words '",
+    "'a,b,,c'", "'http://a.b/c?d=e#f'", "'-'", "'/'", "'.'", "[]", "[1]", "[3, 1, 2]", "[1, 2, 2, 5]",
+    "[0, 1, 0, 4, 4]", "['b', 'a', 'c']", "('a', 'b')", "(1, 2, 3)", "{}", "{'a': 1, 'b': 2}",
+    "{1: 'x', 2: 'y'}", "b''", "b'abc'", "b'a=3D b'", "None",
 )  # fmt: skip
 EXCLUDED = {("ipaddress", "_count_righthand_zero_bits"), ("email.utils", "_sanitize")}
 """Functions whose faulty versions fail in other ways in one sandbox than in the other."""
@@ -113,9 +115,10 @@ def candidates(max_lines: int, library: Path | None = None) -> list[Function]:
                 node = ast.parse(block).body[0]
             except (SyntaxError, ValueError):
                 continue  # the block was cut inside a text literal
-            if isinstance(node, ast.FunctionDef) and (source := liftable(node, block, max_lines)):
-                if (module, node.name) not in EXCLUDED:
-                    found.setdefault(source, Function(module, node.name, source))
+            if not isinstance(node, ast.FunctionDef) or (module, node.name) in EXCLUDED:
+                continue
+            if source := liftable(node, block, max_lines):
+                found.setdefault(source, Function(module, node.name, source))
     return sorted(found.values(), key=lambda function: (function.module, function.name))
 
 
@@ -219,7 +222,7 @@ def probe(functions: list[Function], sandbox: Sandbox) -> list[Function]:
 
 
 def usable(expected: str, arguments: str) -> bool:
-    """Whether an outcome may serve as a test: short, a value rather than an error, the same in every process."""
+    """Whether an outcome may serve as a test: short, a value and no error, the same in every process."""
     if re.fullmatch(r"[A-Z]\w*(Error|Exception|Iteration|Exit|Interrupt)", expected) or len(expected) > 60:
         return False
     return "<" not in expected.replace("'<a & b>'", "") and not expected.startswith(("{1", "{2"))
@@ -238,8 +241,8 @@ def spread(cases: list[Case], rng: random.Random) -> list[Case]:
 def library_functions(max_lines: int) -> tuple[Function, ...]:
     """Every testable function of the running standard library. Probed in the quickest sandbox there is.
 
-    The interpreter in Rust is used here whatever sandbox will run the tests later: it makes thousands of small runs
-    cheap, and the choice of functions is then the same on every machine with this Python.
+    The interpreter in Rust is used here whatever sandbox will run the tests later: it makes thousands of
+    small runs cheap, and the choice of functions is then the same on every machine with this Python.
     """
     from environments.sandbox import open_sandbox
 

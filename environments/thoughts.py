@@ -1,6 +1,7 @@
 """Worked thoughts for reasoning-gym questions whose metadata says how the answer comes about.
 
-Each takes an entry's metadata and returns one or two short sentences that lead to the answer, or an empty string.
+Each takes an entry's metadata and returns one or two short sentences that lead to the answer, or an empty
+string.
 """
 
 from collections.abc import Callable, Mapping

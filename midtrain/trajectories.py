@@ -1,8 +1,8 @@
 """Synthesis of agentic trajectories: experts act in environments, and what they did is kept if it worked.
 
-Nothing is invented: every tool output comes from running the call in a sandbox, and every trajectory is scored by its
-environment before it is kept. Work is cut into chunks that depend on the config alone, so that any number of workers
-writes the same bytes, and a killed run continues with the chunks it lacks.
+Nothing is invented: every tool output comes from running the call in a sandbox, and every trajectory is
+scored by its environment before it is kept. Work is cut into chunks that depend on the config alone, so that
+any number of workers writes the same bytes, and a killed run continues with the chunks it lacks.
 """
 
 import hashlib
@@ -27,7 +27,8 @@ from stemma.core.stage import Stage, Workspace
 
 CHUNK = 128
 COLUMNS = (
-    "id", "text", "source", "domain", "language", "licence", "origin", "split", "cluster", "decisions", "messages"
+    "id", "text", "source", "domain", "language", "licence", "origin", "split", "cluster", "decisions",
+    "messages",
 )  # fmt: skip
 
 
@@ -49,16 +50,15 @@ class Chunk:
 class TrajectoriesStage(Stage):
     """Runs experts and writes `trajectories.jsonl` and `documents/<family>/00000.parquet`.
 
-    Tasks are `draw`n from the training side of each environment (`environments.base.is_held_out`), at indices below
-    `FIRST_INDEX["rl"]`, so that neither RL nor evaluation meets them again.
+    Tasks are `draw`n from the training side of each environment (`environments.base.is_held_out`), at indices
+    below `FIRST_INDEX["rl"]`, so that neither RL nor evaluation meets them again.
     """
 
     kind: ClassVar[str] = "trajectories"
     config: TrajectoriesConfig
 
     def identity(self) -> dict[str, Any]:
-        """What the result depends on besides the config: the standard library whose functions are repaired, and
-        reasoning-gym's generators."""
+        """Adds what the text comes from: the standard library being repaired, reasoning-gym's generators."""
         libraries = {"python": platform.python_version(), "reasoning_gym": version("reasoning-gym")}
         return {**super().identity(), "libraries": libraries}
 
@@ -129,8 +129,9 @@ class TrajectoriesStage(Stage):
                     records.append(record)
             if len(records) < family.count // 4:
                 raise StemmaError(
-                    f"family {name}: {len(records)} of {family.count} trajectories are usable ({tally['unverified']} did "
-                    f"not reach the goal, {tally['duplicates']} are duplicates). Ask for fewer, or widen its environments."
+                    f"family {name}: {len(records)} of {family.count} trajectories are usable "
+                    f"({tally['unverified']} did not reach the goal, {tally['duplicates']} are duplicates). "
+                    "Ask for fewer, or widen its environments."
                 )
             lines += [json.dumps(record, sort_keys=True, ensure_ascii=False) for record in records]
             rows = [document(name, record) for record in records]

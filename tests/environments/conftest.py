@@ -1,4 +1,4 @@
-"""Sandboxes as fixtures: every backend this machine can run; where none works the tests cannot say anything."""
+"""Sandboxes as fixtures: every backend this machine can run."""
 
 import pytest
 

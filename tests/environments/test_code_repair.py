@@ -71,7 +71,11 @@ def test_candidates_stand_alone(tmp_path: Path) -> None:
 
 
 def test_recorded_outcomes_are_those_of_the_real_function(monty: Sandbox, bwrap: Sandbox) -> None:
-    functions = [function for function in library_functions(16) if function.module in ("calendar", "urllib.parse", "html")]
+    functions = [
+        function
+        for function in library_functions(16)
+        if function.module in ("calendar", "urllib.parse", "html")
+    ]
     assert len(functions) >= 3
     assert probe(functions, bwrap) == probe(functions, monty) == functions
 
@@ -85,7 +89,11 @@ def test_the_test_fails_first_and_passes_last(repair: CodeRepair, sandbox: Sandb
     real = CodeRepair(CodeRepairConfig(mistakes=0.5), sandbox)
     tasks = [real.draw(2, index) for index in range(25)]
     for task, episode in zip(tasks, real.experts(tasks)):
-        runs = [message["content"] for message in episode if message["role"] == "tool" and message["name"] == "run_tests"]
+        runs = [
+            message["content"]
+            for message in episode
+            if message["role"] == "tool" and message["name"] == "run_tests"
+        ]
         assert "FAIL" in runs[0]
         assert not runs[0].endswith(" 0 failed")
         assert runs[-1].endswith(" 0 failed")

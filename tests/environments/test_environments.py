@@ -1,5 +1,6 @@
 """The laws every environment keeps, on all of them."""
 
+import itertools
 import json
 from typing import Any
 
@@ -85,7 +86,7 @@ def test_messages_are_json_in_the_agreed_form(environment: Environment) -> None:
         assert messages[-1]["role"] == "assistant"
         assert not messages[-1].get("tool_calls")
         names = {tool["function"]["name"] for tool in task.tools}
-        for message, following in zip(messages, messages[1:]):
+        for message, following in itertools.pairwise(messages):
             for call in message.get("tool_calls", ()):
                 assert call["function"]["name"] in names
                 assert following["role"] == "tool"
@@ -101,7 +102,12 @@ def test_a_wrong_or_missing_answer_scores_nothing(environment: Environment) -> N
 
 def test_calls_a_model_got_wrong_are_answered_not_raised(environment: Environment) -> None:
     task = environment.draw(0, 0)
-    for name, arguments in (("no_such_tool", {}), ("python", None), ("python", {"code": 3}), ("edit_file", {"path": 1})):
+    for name, arguments in (
+        ("no_such_tool", {}),
+        ("python", None),
+        ("python", {"code": 3}),
+        ("edit_file", {"path": 1}),
+    ):
         assert "error" in environment.step(task, {"name": name, "arguments": arguments})
 
 
@@ -139,7 +145,9 @@ def test_tool_output_is_short_and_says_what_went_wrong(sandbox: Sandbox) -> None
     task = environment.task(0, 0)
 
     def run(code: str) -> str:
-        return environment.step(task, {"type": "function", "function": {"name": "python", "arguments": {"code": code}}})
+        return environment.step(
+            task, {"type": "function", "function": {"name": "python", "arguments": {"code": code}}}
+        )
 
     assert run("print(1)\nprint(2)") == "1\n2"
     assert run("6 * 7") == "42"
@@ -198,7 +206,10 @@ def test_a_task_its_expert_fails_is_refused(monty: Sandbox) -> None:
 
 def test_questions_that_hardly_vary_are_refused(monty: Sandbox) -> None:
     narrow = make_environment(
-        ReasoningConfig(dataset="coin_flip", parameters={"min_trials": 1, "max_trials": 1, "allow_at_least": False}), monty
+        ReasoningConfig(
+            dataset="coin_flip", parameters={"min_trials": 1, "max_trials": 1, "allow_at_least": False}
+        ),
+        monty,
     )
     sides = {is_held_out(narrow.task(0, index)) for index in range(200)}
     if len(sides) == 1:

@@ -39,7 +39,11 @@ CONFIG: dict[str, Any] = {
 
 def make(root: Path, workers: int = 1, sandbox: str = "auto", **changes: Any) -> Artifact:
     config = TrajectoriesConfig.model_validate({**CONFIG, **changes})
-    return execute(TrajectoriesStage("trajectories", config, {}), Store(root), Execution(workers=workers, sandbox=sandbox))
+    return execute(
+        TrajectoriesStage("trajectories", config, {}),
+        Store(root),
+        Execution(workers=workers, sandbox=sandbox),
+    )
 
 
 def hashes(artifact: Artifact) -> dict[str, str]:
@@ -60,7 +64,8 @@ def test_records_are_verified_and_complete(artifact: Artifact) -> None:
     assert {record["family"] for record in records} == set(CONFIG["families"])
     for record in records:
         assert set(record) == {
-            "id", "family", "environment", "seed", "index", "split", "messages", "tools", "reward", "verified", "meta"
+            "id", "family", "environment", "seed", "index", "split", "messages", "tools", "reward",
+            "verified", "meta",
         }  # fmt: skip
         assert record["reward"] == 1.0
         assert record["verified"] is True
@@ -73,7 +78,10 @@ def test_records_are_verified_and_complete(artifact: Artifact) -> None:
 
 
 def test_documents_hold_what_training_reads(artifact: Artifact) -> None:
-    records = {(r["family"], r["seed"], r["index"], r["environment"]): r for r in read_jsonl(artifact.file("trajectories.jsonl"))}
+    records = {
+        (r["family"], r["seed"], r["index"], r["environment"]): r
+        for r in read_jsonl(artifact.file("trajectories.jsonl"))
+    }
     count = 0
     for family in CONFIG["families"]:
         rows = pq.read_table(artifact.file(f"documents/{family}/00000.parquet"), schema=None).to_pylist()
@@ -96,7 +104,10 @@ def test_documents_hold_what_training_reads(artifact: Artifact) -> None:
 
 def test_no_question_is_in_both_splits_or_held_out(artifact: Artifact) -> None:
     environments = {
-        name: {item.kind if item.kind != "reasoning" else item.dataset: make_environment(item) for item in family.environments}
+        name: {
+            item.kind if item.kind != "reasoning" else item.dataset: make_environment(item)
+            for item in family.environments
+        }
         for name, family in TrajectoriesConfig.model_validate(CONFIG).families.items()
     }
     sides: dict[str, set[str]] = {}
@@ -108,7 +119,9 @@ def test_no_question_is_in_both_splits_or_held_out(artifact: Artifact) -> None:
     assert all(len(found) == 1 for found in sides.values())
 
 
-def test_a_killed_run_continues_with_what_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, artifact: Artifact) -> None:
+def test_a_killed_run_continues_with_what_is_missing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, artifact: Artifact
+) -> None:
     made: list[str] = []
     real = module.make_chunk
 
@@ -122,7 +135,9 @@ def test_a_killed_run_continues_with_what_is_missing(tmp_path: Path, monkeypatch
     monkeypatch.setattr(module, "make_chunk", dies_at_third)
     with pytest.raises(KeyboardInterrupt):
         make(tmp_path)
-    monkeypatch.setattr(module, "make_chunk", lambda chunk, *rest: (made.append(chunk.name), real(chunk, *rest)))
+    monkeypatch.setattr(
+        module, "make_chunk", lambda chunk, *rest: (made.append(chunk.name), real(chunk, *rest))
+    )
     resumed = make(tmp_path)
     assert len(made) == len(set(made)) == 4  # maths twice, repair, chat: none made again
     assert hashes(resumed) == hashes(artifact)
@@ -145,7 +160,9 @@ def test_too_few_successes_are_an_error(tmp_path: Path, monkeypatch: pytest.Monk
     from environments.python_math import PythonMath
 
     monkeypatch.setattr(PythonMath, "score_many", lambda self, episodes: [0.0] * len(episodes))
-    with pytest.raises(StemmaError, match=r"family maths: 0 of 40 trajectories are usable \(40 did not reach the goal"):
+    with pytest.raises(
+        StemmaError, match=r"family maths: 0 of 40 trajectories are usable \(40 did not reach the goal"
+    ):
         make(tmp_path, sandbox="monty", families={"maths": {"count": 40, "environments": [MATHS]}})
 
 
