@@ -85,25 +85,23 @@ class BwrapSandbox(Sandbox):
             SandboxUnavailable: bubblewrap or the Python inside did not start.
         """
         results: list[SandboxResult] = []
+        size = BATCH
         while len(results) < len(snippets):
-            batch = snippets[len(results) : len(results) + BATCH]
-            output, errors, exit_code = self._start(batch, limits)
-            received = parse_replies(output)
+            batch = snippets[len(results) : len(results) + size]
+            received, problem = self._start(batch, limits)
             results += received
-            if len(received) < len(batch):
-                if not received and len(batch) > 1:
-                    batch = batch[
-                        :1
-                    ]  # the first snippet took the driver down, or nothing starts: find out which
-                    output, errors, exit_code = self._start(batch, limits)
-                    received = parse_replies(output)
-                    results += received
-                if not received:
-                    reason = errors.decode(errors="replace").strip() or f"exit code {exit_code}"
-                    raise SandboxUnavailable(f"the bwrap sandbox did not run: {reason}")
+            if received:
+                size = BATCH
+            elif len(batch) > 1:
+                size = 1  # the first snippet ended the sandbox, or none starts: try it alone
+            elif self._start([Snippet("")], limits)[0]:
+                results.append(SandboxResult("", f"the sandbox was ended: {problem}", -signal.SIGKILL))
+            else:
+                raise SandboxUnavailable(f"the bwrap sandbox did not run: {problem}")
         return results
 
-    def _start(self, snippets: Sequence[Snippet], limits: Limits) -> tuple[bytes, bytes, int]:
+    def _start(self, snippets: Sequence[Snippet], limits: Limits) -> tuple[list[SandboxResult], str]:
+        """Run snippets in one sandbox; returns the results of those it reached, and what went wrong."""
         request = marshal.dumps(
             (
                 self.filter,
@@ -131,7 +129,8 @@ class BwrapSandbox(Sandbox):
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()
             raise
-        return output, errors, process.returncode
+        problem = errors.decode(errors="replace").strip() or f"exit code {process.returncode}"
+        return parse_replies(output), problem
 
 
 def parse_replies(output: bytes) -> list[SandboxResult]:

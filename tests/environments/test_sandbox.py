@@ -246,6 +246,21 @@ def test_a_broken_bubblewrap_is_reported(bwrap: Sandbox, monkeypatch: pytest.Mon
         broken.run_python("print(1)")
 
 
+def test_a_snippet_that_ends_the_sandbox_fails_alone(bwrap: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
+    fragile = BwrapSandbox()
+    real = subprocess.Popen.communicate
+
+    def communicate(process: subprocess.Popen[bytes], data: bytes, timeout: float) -> tuple[bytes, bytes]:
+        if b"deadly" in data:  # as if that snippet had found a way to kill the driver
+            data = data[:20]
+        return real(process, data, timeout)
+
+    monkeypatch.setattr(subprocess.Popen, "communicate", communicate)
+    results = fragile.run_many([Snippet("print(1)")] * 3 + [Snippet("deadly")] + [Snippet("print(2)")])
+    assert [result.exit_code for result in results[3:4]] == [-9]
+    assert "the sandbox was ended" in results[3].stderr
+
+
 def test_torn_replies_are_left_out() -> None:
     whole = b"0 0 0 2 0 0\n1\n"
     assert len(parse_replies(whole + whole)) == 2
