@@ -1,0 +1,33 @@
+"""Prefect's settings, set before Prefect is imported. What the user has set is kept."""
+
+import os
+from pathlib import Path
+
+HOME_FOLDER = "prefect"  # below the folder of runs: the demo's history is what the UI shows
+PROJECT = Path(__file__).resolve().parent.parent
+
+
+def prepare(root: Path) -> Path:
+    """Set Prefect's environment for this process and those it starts; returns Prefect's home folder.
+
+    Args:
+        root: the folder of runs.
+    """
+    defaults = {
+        "PREFECT_HOME": str(root.absolute() / HOME_FOLDER),
+        # Nothing leaves the machine.
+        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        "PREFECT_TELEMETRY_ENABLE_RESOURCE_METRICS": "false",
+        "DO_NOT_TRACK": "1",
+        "PREFECT_SERVER_UI_V2_ENABLED": "false",  # the second UI contacts an analytics host even so
+        "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
+        "PYTHONPATH": os.pathsep.join(filter(None, [str(PROJECT), os.environ.get("PYTHONPATH", "")])),
+    }
+    for name, value in defaults.items():
+        if name == "PYTHONPATH":
+            os.environ[name] = value
+        else:
+            os.environ.setdefault(name, value)
+    home = Path(os.environ["PREFECT_HOME"])
+    home.mkdir(parents=True, exist_ok=True)
+    return home

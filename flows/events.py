@@ -1,0 +1,77 @@
+"""Progress events into what Prefect shows: log lines and a live progress artifact per stage."""
+
+import logging
+import time
+from uuid import UUID
+
+import httpx
+from prefect.artifacts import create_progress_artifact, update_progress_artifact
+
+from stemma.core.progress import BEGIN, FAILED, SAY, SEALED, SKIPPED, STEP, Event
+from stemma.terminal import duration, headline
+
+INTERVAL = 1.0  # seconds between two updates of a progress artifact
+
+
+def artifact_key(*parts: str) -> str:
+    """A key as Prefect wants them: lower-case letters, digits and dashes."""
+    return "-".join(parts).replace(".", "-").replace("_", "-")
+
+
+class TaskListener:
+    """A progress listener for one node; make it inside the node's task run.
+
+    The server is for looking on: where it cannot be reached, that is logged once and the work goes on.
+    """
+
+    def __init__(self, node: str, logger: "logging.Logger | logging.LoggerAdapter[logging.Logger]") -> None:
+        self.node = node
+        self.logger = logger
+        self.artifact: UUID | None = None
+        self.updated = 0.0
+        self.latest: Event | None = None
+        self.unreachable = False
+
+    def __call__(self, event: Event) -> None:
+        if event.stage != self.node:
+            return
+        if event.kind == BEGIN:
+            self.logger.info("begins%s", f": {event.text}" if event.text else "")
+        elif event.kind == STEP:
+            self.latest = event
+            if time.monotonic() - self.updated >= INTERVAL:
+                self._show(event)
+        elif event.kind == SAY:
+            self.logger.info(event.text)
+        elif event.kind == SEALED:
+            self._show(self.latest, done=True)
+            self.logger.info("sealed %s after %s", event.text, duration(event.metrics.get("seconds", 0.0)))
+        elif event.kind == SKIPPED:
+            self.logger.info("is there and intact: %s", event.text)
+        elif event.kind == FAILED:
+            if self.latest:
+                self._show(self.latest)
+            self.logger.error(event.text)
+
+    def _show(self, event: Event | None, done: bool = False) -> None:
+        self.updated = time.monotonic()
+        percent = 100.0 if done else 0.0
+        text = "done"
+        if event:
+            percent = percent or min(100.0, 100.0 * event.step / max(event.total, 1))
+            figures = headline(event.metrics) or event.text
+            text = f"{self.node}: {event.step:,} of {event.total:,} {event.unit}" + (
+                f", {figures}" if figures else ""
+            )
+            self.logger.debug(text)
+        try:
+            if self.artifact is None:
+                self.artifact = create_progress_artifact(
+                    percent, key=artifact_key("progress", self.node), description=text
+                )
+            else:
+                update_progress_artifact(self.artifact, percent, description=text)
+        except httpx.HTTPError as error:
+            if not self.unreachable:
+                self.logger.warning("the Prefect server does not take progress (%s); the work goes on", error)
+            self.unreachable = True
