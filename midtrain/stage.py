@@ -7,7 +7,7 @@ from pretrain.stage import PretrainStage
 
 
 class MidtrainStage(PretrainStage):
-    """Pretraining whose phases grow longer: their lengths come from the plan, their rotary bases from the config."""
+    """Pretraining with growing phases: lengths come from the plan, rotary bases from the config."""
 
     kind: ClassVar[str] = "midtrain"
     recipe: ClassVar[int] = 1

@@ -1,7 +1,7 @@
 """What one training step consumes, and what an objective has to offer.
 
-A *sample* is one row of a batch, made on the CPU with numpy. Rows are hashed one by one, so that data-parallel
-ranks can each read only their own share and still agree on the SHA-256 of the whole batch.
+A *sample* is one row of a batch, made on the CPU with numpy. Rows are hashed one by one, so that
+data-parallel ranks can each read only their own share and still agree on the SHA-256 of the whole batch.
 """
 
 from __future__ import annotations
@@ -100,7 +100,7 @@ class Objective(Protocol):
     total_steps: int
 
     def batch(self, step: int, engine: Engine) -> StepBatch:
-        """The batch of a step (counted from 0): a function of the step, the weights and this object's state."""
+        """The batch of a step, counted from 0: a function of step, weights and this object's state."""
         ...
 
     def loss(self, output: Tensor, micro: MicroBatch) -> tuple[Tensor, dict[str, Tensor]]:

@@ -163,7 +163,9 @@ class TrainingConfig(Config):
         "fp32", description="number format of the matrix products; fp8 needs a Hopper GPU"
     )
     rope_theta: float | None = Field(
-        None, gt=0, description="base of the rotary frequencies from this stage on; null: the model's"
+        None,
+        gt=0,
+        description="base of the rotary frequencies; null: that of the stage before, at first the model's",
     )
     carry_optimizer: bool = Field(
         True, description="start from the moments of the stage before; false: from zero"

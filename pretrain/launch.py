@@ -1,8 +1,8 @@
 """The stage's side of training: start torchrun on a job, pass on its progress, stop it in good order.
 
-Torch is never imported here. The processes form a chain, each tied to the one before by ``pretrain.lifeline``:
-stage -> torchrun -> one worker per rank. A job travels as ``job.json``, progress comes back through ``events.jsonl``,
-the summary through ``result.json``, all in the stage's scratch folder.
+Torch is never imported here. The processes form a chain, each tied to the one before by
+``pretrain.lifeline``: stage -> torchrun -> one worker per rank. A job travels as ``job.json``, progress
+comes back through ``events.jsonl``, the summary through ``result.json``: all in the scratch folder.
 """
 
 import contextlib
@@ -181,7 +181,7 @@ def _termination() -> Iterator[threading.Event]:
 
 
 def _stop(child: "subprocess.Popen[bytes]") -> None:
-    """Ask a running torchrun to end its workers (they write a checkpoint) and wait; a second Ctrl-C kills it."""
+    """Ask torchrun to end its workers (they write a checkpoint) and wait; a second Ctrl-C kills it."""
     if child.poll() is not None:
         return
     child.terminate()

@@ -1,8 +1,8 @@
 """Nothing outlives the stage that started it: the kernel kills a training process when its parent is gone.
 
-Run as ``python -m pretrain.lifeline PARENT ARGS...``, this ties itself to process PARENT and then becomes torchrun
-with ARGS. The workers torchrun starts live in sessions of their own, out of reach of a signal to our group; they tie
-themselves to torchrun through ``PARENT_VARIABLE``.
+Run as ``python -m pretrain.lifeline PARENT ARGS...``, this ties itself to process PARENT and then becomes
+torchrun with ARGS. The workers torchrun starts live in sessions of their own, out of reach of a signal to
+our group; they tie themselves to torchrun through ``PARENT_VARIABLE``.
 """
 
 import ctypes
@@ -19,7 +19,8 @@ def die_with(parent: int) -> None:
     """Have the kernel send this process SIGKILL when its parent ends. Linux only; elsewhere nothing happens.
 
     Args:
-        parent: the process id that has to be this one's parent; if it is not (it died already), this process ends.
+        parent: the process id that has to be this one's parent; if it is not (it died already), this
+            process ends.
     """
     if not sys.platform.startswith("linux"):
         return
@@ -30,7 +31,7 @@ def die_with(parent: int) -> None:
 
 
 def leave() -> NoReturn:
-    """End this process with success at once: taking torch's modules apart would take half a second of every stage."""
+    """End this process at once, with success: taking torch's modules apart takes half a second."""
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(0)

@@ -134,9 +134,18 @@ class _Run:
             self.progress.say(f"no good checkpoint of {self.job.stage} is left; it starts from its beginning")
         if self.job.init:
             self.engine.load(Path(self.job.init), weights_only=not self.job.training.carry_optimizer)
-        if self.validator:
-            self.progress.say("measuring bits per byte before training")
-            self.state.before = self.validator.measure()
+        self.state.before = self._before()
+
+    def _before(self) -> dict[str, float]:
+        """Bits per byte before the first step: what the stage before measured, if it did the same."""
+        if not self.validator:
+            return {}
+        record = Path(self.job.init).parent / "evaluation.json" if self.job.init else None
+        known = read_json(record) if record and record.exists() else {}
+        if known.get("protocol") == self.validator.protocol:
+            return dict(known["after"])
+        self.progress.say("measuring bits per byte before training")
+        return self.validator.measure()
 
     # --- the loop ----------------------------------------------------------------------------------------
 
@@ -174,9 +183,9 @@ class _Run:
     def _metrics(
         self, step: int, batch: StepBatch, result: StepResult, lr: float, seconds: float, waited: float
     ) -> dict[str, Any]:
-        """One line of ``metrics.jsonl``: figures for people; clocks are allowed here."""
+        """One line of ``metrics.jsonl``: figures for people; clocks are allowed here. NaN becomes null."""
         tokens = sum(tokens for _, tokens, _ in batch.counts.values())
-        return {
+        figures = {
             "step": step,
             "loss": result.loss,
             "grad_norm": result.grad_norm,
@@ -188,6 +197,7 @@ class _Run:
             **losses(batch, result.metrics, self.ledger.domains),
             **batch.metrics,
         }
+        return {name: value if math.isfinite(value) else None for name, value in figures.items()}
 
     def _guard(self, step: int, batch: StepBatch, result: StepResult) -> None:
         """Record a step whose loss or gradient is not finite; the engine did not apply it."""
@@ -205,9 +215,9 @@ class _Run:
         )
         if self.state.skipped > SKIP_LIMIT:
             raise StageFailed(
-                f"{self.job.stage}: loss or gradient was not finite in {self.state.skipped} steps, the last one "
-                f"step {step}. Their batches are listed in {self.path / 'incidents.jsonl'}. Lower the learning "
-                "rate, or look at these documents."
+                f"{self.job.stage}: loss or gradient was not finite in {self.state.skipped} steps, "
+                f"the last one step {step}. Their batches are listed in {self.path / 'incidents.jsonl'}. "
+                "Lower the learning rate, or look at these documents."
             )
 
     # --- checkpoints and the end -------------------------------------------------------------------------
@@ -231,7 +241,10 @@ class _Run:
         summary: dict[str, Any] = {}
         if self.engine.rank == 0:
             self._write_hf(weights)
-            write_json(self.path / "evaluation.json", {"before": self.state.before, "after": after})
+            evaluation = {"before": self.state.before, "after": after}
+            if self.validator:
+                evaluation["protocol"] = self.validator.protocol
+            write_json(self.path / "evaluation.json", evaluation)
             ledger = {"planned": planned.to_json(), "realized": self.ledger.to_json()}
             write_json(self.path / "ledger.json", ledger)
             for log in self.logs.values():
@@ -266,12 +279,13 @@ class _Run:
 
 
 def losses(batch: StepBatch, means: dict[str, float], domains: dict[str, str]) -> dict[str, float]:
-    """What an objective reports, ready to be read: ``loss/SOURCE`` per token of that source, and ``loss/DOMAIN``.
+    """What an objective reports, ready to be read: ``loss/SOURCE`` per token of that source, and
+    ``loss/DOMAIN``.
 
     Args:
         batch: the step's batch.
-        means: the objective's sums over all supervised tokens of the batch, as ``StepResult.metrics`` holds them.
-        domains: domain of each source.
+        means: the objective's sums over all supervised tokens of the batch, as ``StepResult.metrics``
+            holds them. domains: domain of each source.
     """
     found: dict[str, float] = {}
     by_domain: dict[str, tuple[float, int]] = {}
@@ -288,7 +302,8 @@ def losses(batch: StepBatch, means: dict[str, float], domains: dict[str, str]) -
 
 
 def special_ids(tokenizer: Path) -> dict[str, int]:
-    """``bos_token_id`` and its like for ``config.json``, read without importing transformers (it takes seconds).
+    """``bos_token_id`` and its like for ``config.json``, read without importing transformers (it takes
+    seconds).
 
     Args:
         tokenizer: the ``hf`` folder of a tokenizer artifact.

@@ -1,8 +1,8 @@
 """The language-model objective: next-token cross entropy over the samples of a plan.
 
-The plan fixes the batches. ``training.global_batch_size`` counts sequences at the stage's *first* phase's length; phases
-of other lengths keep the tokens per step, and the micro batch shrinks or grows with them, so that memory stays the same:
-``micro_batch_size * first length // length`` sequences, at least one.
+The plan fixes the batches. ``training.global_batch_size`` counts sequences at the stage's *first* phase's
+length; phases of other lengths keep the tokens per step, and the micro batch shrinks or grows with them,
+so that memory stays the same: ``micro_batch_size * first length // length`` sequences, at least one.
 """
 
 import math
@@ -58,8 +58,8 @@ class LanguageModel:
             )
         if plan.phases[0].batch_samples != training.global_batch_size:
             raise StemmaError(
-                f"the plan was made for steps of {plan.phases[0].batch_samples} sequences, but global_batch_size is "
-                f"{training.global_batch_size}; make the plan anew"
+                f"the plan was made for steps of {plan.phases[0].batch_samples} sequences, "
+                f"but global_batch_size is {training.global_batch_size}; make the plan anew"
             )
 
     def batch(self, step: int, engine: Engine) -> StepBatch:
@@ -133,8 +133,8 @@ class LanguageModel:
 def language_model(job: Job, engine: Engine) -> LanguageModel:
     """The entry of pretraining and mid-training jobs.
 
-    ``job.arguments``: ``plan`` (folder of the plan), ``tokens`` (folders of tokens artifacts), optionally ``rope_theta``
-    (rotary base by sequence length).
+    ``job.arguments``: ``plan`` (folder of the plan), ``tokens`` (folders of tokens artifacts), optionally
+    ``rope_theta`` (rotary base by sequence length).
     """
     return LanguageModel(
         engine,

@@ -1,7 +1,8 @@
 """Append-only records of a training run that survive being killed: receipts, metrics, incidents.
 
-Lines are written as they happen. At a checkpoint the file is flushed to disk, and its length and SHA-256 go into the
-checkpoint; a resumed run cuts the file back to exactly that, so a line never describes a step that was lost.
+Lines are written as they happen. At a checkpoint the file is flushed to disk, and its length and SHA-256
+go into the checkpoint; a resumed run cuts the file back to exactly that, so a line never describes a step
+that was lost.
 """
 
 import hashlib
@@ -53,11 +54,11 @@ class JsonlLog:
             if self.bytes != keep or self.sha.hexdigest() != position["sha256"]:  # type: ignore[index]
                 raise DamagedError(
                     f"{path}: its first {keep} bytes are not those recorded in the checkpoint "
-                    f"({self.bytes} bytes found). It was left as it is. Restore it, or delete the artifact's folder "
-                    "to train the stage anew."
+                    f"({self.bytes} bytes found). It was left as it is. Restore it, or delete the artifact's "
+                    "folder to train the stage anew."
                 )
         path.parent.mkdir(parents=True, exist_ok=True)
-        self.handle = open(path, "ab")
+        self.handle = open(path, "ab")  # noqa: SIM115 (stays open as long as the log)
         self.handle.truncate(keep)
 
     def append(self, value: dict[str, Any]) -> None:

@@ -1,7 +1,8 @@
 """Token shards as the engine sees them: each source one long array of ids, mapped from its ``.bin`` file.
 
-The ``.bin`` half of Megatron's indexed format is the documents' ids one after another, so a window of any length is a
-slice. Where documents begin is in the ``.idx`` half, which reading needs only for their borders.
+The ``.bin`` half of Megatron's indexed format is the documents' ids one after another, so a window of any
+length is a slice. Where documents begin is in the ``.idx`` half, which reading needs only for their
+borders.
 """
 
 from collections.abc import Iterable

@@ -2,16 +2,18 @@
 
 from typing import Any, ClassVar, cast
 
+from data_pipeline.curriculum import Plan
 from pretrain.config import PretrainConfig
 from pretrain.launch import launch
+from stemma.core.errors import StemmaError
 from stemma.core.stage import Stage, Workspace
 
 
 class PretrainStage(Stage):
     """Trains on the samples of a plan.
 
-    Inputs: ``plan``, ``tokens``, ``tokenizer``, optionally ``agent_tokens`` (more sources) and ``init`` (the stage
-    before; without it, weights are drawn from ``training.seed``).
+    Inputs: ``plan``, ``tokens``, ``tokenizer``, optionally ``agent_tokens`` (more sources) and ``init``
+    (the stage before; without it, weights are drawn from ``training.seed``).
     """
 
     kind: ClassVar[str] = "pretrain"
@@ -19,6 +21,7 @@ class PretrainStage(Stage):
 
     def run(self, work: Workspace) -> dict[str, Any]:
         config = cast(PretrainConfig, self.config)
+        self._check_plan()
         tokens = [self.inputs[role].path for role in ("tokens", "agent_tokens") if role in self.inputs]
         return launch(
             self.name,
@@ -36,6 +39,22 @@ class PretrainStage(Stage):
             validation=tokens,
         )
 
+    def _check_plan(self) -> None:
+        """A plan fits the very tokens it was made for.
+
+        Raises:
+            StemmaError: it names other ones.
+        """
+        plan = Plan.load(self.inputs["plan"].path)
+        for source in sorted({name for phase in plan.phases for name in phase.counts}):
+            planned = plan.sources[source]
+            given = self.inputs.get(planned.role)
+            if given is None or given.fingerprint != planned.fingerprint:
+                raise StemmaError(
+                    f"{self.inputs['plan']} reads source {source!r} of {planned.role} "
+                    f"{planned.fingerprint[:12]}, but this stage was given {given}; make the plan anew"
+                )
+
     def long_context(self) -> dict[str, Any]:
-        """Further arguments of the objective; ``MidtrainStage`` gives the rotary bases of its longer phases."""
+        """Further arguments of the objective: ``MidtrainStage`` gives rotary bases of longer phases."""
         return {}

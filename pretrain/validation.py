@@ -1,12 +1,14 @@
 """Bits per byte of every domain, on held-out documents.
 
-``bits per byte = sum of -log2 p(token) / bytes of those tokens``, so models with different tokenizers compare. Every
-predicted token counts with the bytes it stands for; control tokens (the end of a document, turn marks) cost bits but
-stand for no bytes. Windows are cut from the ``valid`` shards at even distances, the same ones for every stage.
+``bits per byte = sum of -log2 p(token) / bytes of those tokens``, so that tokenizers compare. Every
+predicted token counts with the bytes it stands for; control tokens (the end of a document, turn marks)
+cost bits but stand for no bytes. Windows are cut from the ``valid`` shards at even distances, the same
+ones for every stage.
 """
 
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from tokenizers import Tokenizer
@@ -27,7 +29,7 @@ class Validator:
     """
 
     def __init__(self, job: Job, engine: Engine) -> None:
-        self.engine = engine
+        self.job, self.engine = job, engine
         self.micro_batch_size = job.training.micro_batch_size
         vocabulary = Tokenizer.from_file(str(Path(job.tokenizer) / "hf" / "tokenizer.json"))
         self.bytes_of = np.array([len(text) for text in token_bytes(vocabulary)])
@@ -39,6 +41,16 @@ class Validator:
         }
         if not any(self.windows.values()):
             raise StemmaError("there is no held-out text to validate on: every `valid` shard is empty")
+
+    @property
+    def protocol(self) -> dict[str, Any]:
+        """What a figure depends on besides the weights: figures of equal protocols compare."""
+        return {
+            "tokens": [Path(folder).name for folder in self.job.validation],
+            "validation_tokens": self.job.training.validation_tokens,
+            "validation_length": self.job.training.validation_length,
+            "rope_theta": self.engine.rope_theta,
+        }
 
     def measure(self) -> dict[str, float]:
         """Bits per byte of each domain. Called by every rank; each scores its share."""

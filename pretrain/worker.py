@@ -1,7 +1,7 @@
 """Entry point of a training rank: ``python -m pretrain.worker job.json``, started by torchrun.
 
-The heavy imports wait until the process is tied to its parent, so that nothing is left behind when that is killed
-during start-up.
+The heavy imports wait until the process is tied to its parent, so that nothing is left behind when that is
+killed during start-up.
 """
 
 import importlib
@@ -16,7 +16,7 @@ from types import FrameType
 from pretrain.launch import EVENTS, RESULT, Job
 from pretrain.lifeline import PARENT_VARIABLE, die_with, leave
 from stemma.core.errors import StemmaError
-from stemma.core.files import write_json
+from stemma.core.files import read_json, write_json
 from stemma.core.progress import EventFile, Progress
 
 
@@ -41,6 +41,8 @@ def work(job: Job, stop: StopFlag) -> None:
 
     scratch = Path(job.scratch)
     engine = Engine.build(job.model, job.training, job.execution)
+    if job.init and job.training.rope_theta is None:
+        engine.set_rope_theta(last_rope_theta(Path(job.init).parent))
     module, function = job.entry.split(":")
     objective = getattr(importlib.import_module(module), function)(job, engine)
     progress = Progress(job.stage, [EventFile(scratch / EVENTS)] if engine.rank == 0 else [])
@@ -52,6 +54,12 @@ def work(job: Job, stop: StopFlag) -> None:
     if engine.rank == 0:
         write_json(scratch / RESULT, result)
     engine.close()
+
+
+def last_rope_theta(trained: Path) -> float:
+    """The rotary base a stage ended with: its phases may have raised it, and going back would undo them."""
+    config = read_json(trained / "hf" / "config.json")
+    return float(config["rope_parameters"]["rope_theta"])
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""Tiny but real inputs of a training stage: the running Python's own sources, byte by byte, in Megatron's format."""
+"""Tiny but real inputs of a training stage: the running Python's own sources, in Megatron's format."""
 
 import os
 import sys
@@ -138,7 +138,7 @@ def training_config(**changes: Any) -> TrainingConfig:
 
 @pytest.fixture
 def make_run(inputs: dict[str, Artifact], make_plan: Callable[..., Any]) -> Callable[..., list[str]]:
-    """``make_run(store, steps, ranks, **training)``: the command that runs a pretraining stage as a program."""
+    """``make_run(store, steps, ranks, **training)``: the command that runs a stage as a program."""
 
     def make(store: Path, steps: int, ranks: int = 1, **training: Any) -> list[str]:
         settings = training_config(**training)
@@ -151,6 +151,12 @@ def make_run(inputs: dict[str, Artifact], make_plan: Callable[..., Any]) -> Call
         return [sys.executable, str(program), *map(str, folders), str(ranks)]
 
     return make
+
+
+@pytest.fixture
+def tiny_model() -> ModelConfig:
+    """The model all tests here train."""
+    return ModelConfig.model_validate(MODEL)
 
 
 @pytest.fixture

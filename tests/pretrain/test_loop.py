@@ -29,7 +29,7 @@ STEPS = 8
 def run(
     inputs: dict[str, Artifact], make_plan: Callable[..., Artifact], make_job: Callable[..., Job]
 ) -> Callable[..., dict[str, Any]]:
-    """``run(folder, stop_after, objective_class, init, lengths, **training)``: one attempt in a fresh engine."""
+    """``run(folder, stop_after, objective_class, init, lengths, **training)``: one attempt."""
 
     def attempt(
         folder: Path,
@@ -180,9 +180,7 @@ def test_a_bad_step_is_recorded_with_its_documents_and_not_applied(
     assert incident["batch_sha256"] == lines(tmp_path, "receipts")[2]["batch_sha256"]
     assert len(incident["batch"]) == 4
     assert {"sample", "source", "start_token", "epoch"} <= incident["batch"][0].keys()
-    assert [math.isnan(line["loss"]) for line in lines(tmp_path, "metrics")] == [
-        step == 2 for step in range(8)
-    ]
+    assert [line["loss"] is None for line in lines(tmp_path, "metrics")] == [step == 2 for step in range(8)]
     assert result["summary"]["skipped_steps"] == 1
     assert all(math.isfinite(value) for value in result["summary"]["bits_per_byte"]["after"].values())
     assert any("step 2 was not applied" in event.text for event in result["events"])
@@ -222,10 +220,31 @@ def test_the_next_stage_starts_from_weights_with_or_without_moments(
     fresh = run(tmp_path / "fresh", init=init, carry_optimizer=False)
     after = first["summary"]["bits_per_byte"]["after"]
     assert carried["summary"]["bits_per_byte"]["before"] == after
-    assert fresh["summary"]["bits_per_byte"]["before"] == after
     first_losses = [result["summary"]["loss_first"] for result in (carried, fresh)]
     assert first_losses[0] == first_losses[1]
     assert carried["hash"] != fresh["hash"]
+
+
+def test_what_the_stage_before_measured_last_is_not_measured_again(
+    run: Callable[..., Any], tmp_path: Path
+) -> None:
+    measured = "measuring bits per byte before training"
+
+    def said(result: dict[str, Any]) -> list[str]:
+        return [event.text for event in result["events"] if event.text]
+
+    assert measured in said(run(tmp_path / "first"))
+    init = tmp_path / "first" / "artifact" / "checkpoint"
+    taken_over = run(tmp_path / "second", init=init)
+    assert measured not in said(taken_over)
+    other = run(tmp_path / "other", init=init, validation_tokens=128)
+    assert measured in said(other)
+    before = taken_over["summary"]["bits_per_byte"]["before"]
+    assert other["summary"]["bits_per_byte"]["before"] != before
+    (init.parent / "evaluation.json").unlink()
+    again = run(tmp_path / "again", init=init)
+    assert measured in said(again)
+    assert again["summary"]["bits_per_byte"]["before"] == before
 
 
 def test_no_line_of_a_receipt_knows_the_time(run: Callable[..., Any], tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""A stage that is killed anywhere and run again ends like one that never was: the promise receipts are for."""
+"""A stage that is killed anywhere and run again ends like one that never was: what receipts are for."""
 
 import os
 import random

@@ -49,7 +49,7 @@ def test_a_quota_is_kept_to_within_a_window(size: int, length: int, quota: int) 
 def test_a_model_that_knows_nothing_needs_log2_of_the_vocabulary_per_token(
     engine: Engine, make_job: Callable[..., Job], tmp_path: Path
 ) -> None:
-    """All weights zero: every token costs log2(vocabulary) bits; all but the ends of documents are one byte."""
+    """All weights zero: every token costs log2(vocabulary) bits; all but document ends are one byte."""
     with torch.no_grad():
         for parameter in engine.module.parameters():
             parameter.zero_()
