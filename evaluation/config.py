@@ -12,7 +12,11 @@ class TaskConfig(Config):
     """One task: held-out items of one environment."""
 
     environment: EnvironmentConfig = Field(description="where the items come from and what scores them")
-    items: int = Field(ge=1, description="held-out items; the same ones for every stage of a run")
+    items: int = Field(
+        ge=1,
+        description="distinct held-out questions, the same ones for every stage of a run; fewer where the "
+        "environment has fewer",
+    )
     max_new_tokens: int = Field(ge=1, description="tokens the model may write per turn")
     max_turns: int = Field(1, ge=1, description="assistant turns per item; above 1 for tasks with tools")
 

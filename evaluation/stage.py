@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar, cast
 
-from environments.base import FIRST_INDEX, final_answer
+from environments.base import FIRST_INDEX, Environment, Task, final_answer
 from environments.catalog import make_environment
 from environments.sandbox import open_sandbox
 from evaluation.config import EvaluationConfig
@@ -16,6 +16,7 @@ from stemma.core.files import write_atomic, write_json
 from stemma.core.stage import Stage, Workspace
 
 RESULTS, SAMPLES = "results.json", "samples.jsonl"
+PATIENCE = 8  # draws per item that is asked for, until an environment counts as having no more questions
 
 
 class EvaluationStage(Stage):
@@ -37,30 +38,29 @@ class EvaluationStage(Stage):
         model = AutoModelForCausalLM.from_pretrained(self.inputs["model"].path / "hf").eval()
         tokenizer = load(self.inputs["tokenizer"].path / "hf")
         items = requests(config, work.execution.sandbox)
+        every = [request for task in items.values() for request in task]
         sampling = SamplingConfig(temperature=config.temperature)
         played: list[Rollout] = []
-        for start in range(0, len(items), config.batch_size):
-            played += play(model, tokenizer, items[start : start + config.batch_size], sampling)
-            work.progress.step(len(played), len(items), "items")
+        for start in range(0, len(every), config.batch_size):
+            played += play(model, tokenizer, every[start : start + config.batch_size], sampling)
+            work.progress.step(len(played), len(every), "items")
         results: dict[str, dict[str, Any]] = {}
         transcripts: list[dict[str, Any]] = []
-        first = 0
-        for name, task in config.tasks.items():
-            mine = played[first : first + task.items]
+        for name, task in items.items():
+            mine, played = played[: len(task)], played[len(task) :]
             results[name] = score(mine)
             transcripts += [{"task": name, **transcript(episode)} for episode in mine[: config.samples]]
-            first += task.items
         write_json(work.path / RESULTS, {"model": self.inputs["model"].fingerprint, "tasks": results})
         write_samples(work.path / SAMPLES, transcripts)
         return {
             "scores": {name: result["reward"] for name, result in results.items()},
             "standard_errors": {name: result["standard_error"] for name, result in results.items()},
-            "items": len(items),
+            "items": len(every),
         }
 
 
-def requests(config: EvaluationConfig, sandbox: str = "auto") -> list[Request]:
-    """The held-out episodes of every task, in the config's order: a pure function of the config.
+def requests(config: EvaluationConfig, sandbox: str = "auto") -> dict[str, list[Request]]:
+    """The held-out episodes of every task: a pure function of the config.
 
     Args:
         config: tasks, items, seed.
@@ -71,13 +71,28 @@ def requests(config: EvaluationConfig, sandbox: str = "auto") -> list[Request]:
     """
     needed = any(task.environment.kind != "reasoning" for task in config.tasks.values())
     shared = open_sandbox(sandbox) if needed else None
-    made = []
-    for task in config.tasks.values():
+    made: dict[str, list[Request]] = {}
+    for name, task in config.tasks.items():
         environment = make_environment(task.environment, shared)
-        for item in range(task.items):
-            drawn = environment.draw(config.seed, FIRST_INDEX["evaluation"] + item, held_out=True)
-            made.append(Request(drawn, environment, config.seed + item, task.max_new_tokens, task.max_turns))
+        made[name] = [
+            Request(drawn, environment, config.seed + number, task.max_new_tokens, task.max_turns)
+            for number, drawn in enumerate(distinct(environment, config.seed, task.items))
+        ]
     return made
+
+
+def distinct(environment: Environment, seed: int, count: int) -> list[Task]:
+    """Up to ``count`` held-out tasks with different questions; fewer where an environment has fewer.
+
+    A question asked twice would be answered twice alike and make the standard error look smaller than it is.
+    """
+    found: dict[str, Task] = {}
+    for index in range(PATIENCE * count):
+        task = environment.draw(seed, FIRST_INDEX["evaluation"] + index, held_out=True)
+        found.setdefault(json.dumps(task.messages), task)
+        if len(found) == count:
+            break
+    return list(found.values())
 
 
 def score(episodes: Sequence[Rollout]) -> dict[str, Any]:

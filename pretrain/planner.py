@@ -1,7 +1,8 @@
 """What a profile would train, before anything does: parameters, tokens, steps, schedule, memory and days.
 
-``plan_profile`` returns plain data, ``render`` prints it. The model is built on torch's meta device, which
-allocates nothing, and its parameters are counted; everything else is arithmetic (``pretrain.costs``).
+``plan_profile`` returns plain data, ``pretrain.planner_tables`` prints it. The model is built on torch's
+meta device, which allocates nothing, and its parameters are counted; the rest is arithmetic
+(``pretrain.costs``).
 """
 
 import contextlib
@@ -9,9 +10,6 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
-
-from rich.console import Console
-from rich.table import Table
 
 from data_pipeline.config import CurriculumConfig, PlanConfig
 from pretrain.config import ModelConfig, TrainingConfig
@@ -29,6 +27,9 @@ class Plannable(Protocol):
     model: ModelConfig
     curriculum: Any
     training: Any
+    long_context: Any
+    sft: Any
+    rl: Any
 
 
 class PlannerError(StemmaError):
@@ -45,6 +46,7 @@ class PhasePlan:
     tokens: int
     sequences_per_step: int
     steps: int
+    rope_theta: float
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,8 @@ class StagePlan:
 
     Attributes:
         tokens: predicted positions, over all phases, in whole steps.
+        at_most: the data decides, and every sequence has at most the length given: tokens, FLOPs and days are
+            upper bounds. So it is after pretraining.
         batch_tokens: tokens per optimizer step.
         learning_rates: (first, highest, last).
         flops: model FLOPs of the stage, forward and backward.
@@ -63,13 +67,13 @@ class StagePlan:
 
     name: str
     phases: tuple[PhasePlan, ...]
+    at_most: bool
     tokens: int
     steps: int
     batch_tokens: int
     schedule: str
     warmup_steps: int
     learning_rates: tuple[float, float, float]
-    rope_theta: float
     precision: str
     micro_batch_size: int
     flops: float
@@ -95,12 +99,9 @@ class PlannerReport:
     notes: tuple[str, ...] = field(default=())
 
     @property
-    def tokens(self) -> int:
-        return sum(stage.tokens for stage in self.stages)
-
-    @property
-    def days(self) -> float:
-        return sum(stage.days for stage in self.stages)
+    def pretraining(self) -> tuple[StagePlan, ...]:
+        """The stages whose tokens the profile fixes."""
+        return tuple(stage for stage in self.stages if not stage.at_most)
 
 
 def plan_profile(
@@ -136,15 +137,8 @@ def plan_profile(
     topology.check(profile.model)
     peak, capacity = DEVICES[gpu]
     stages = tuple(
-        plan_stage(
-            name,
-            getattr(profile.curriculum, name),
-            getattr(profile.training, name),
-            profile.model,
-            topology,
-            peak * mfu,
-        )
-        for name in STAGES
+        plan_stage(name, phases, training, profile.model, topology, peak * mfu, at_most=name not in STAGES)
+        for name, training, phases in stage_phases(profile)
     )
     lengths = sorted({phase.sequence_length for stage in stages for phase in stage.phases})
     return PlannerReport(
@@ -161,46 +155,86 @@ def plan_profile(
     )
 
 
+def stage_phases(profile: Plannable) -> Iterator[tuple[str, TrainingConfig, list[PhasePlan]]]:
+    """Name, training and phases of every training stage of a profile, in order.
+
+    The steps of a pretraining stage all hold the same number of tokens: ``global_batch_size`` sequences of
+    the first phase's length, and fewer of longer ones. SFT and RL count sequences, of whatever length they
+    come; for RL the length is what the model may write, without the prompt.
+    """
+    for name in STAGES:
+        training: TrainingConfig = getattr(profile.training, name)
+        curriculum: CurriculumConfig = getattr(profile.curriculum, name)
+        plan = PlanConfig(curriculum=curriculum, global_batch_size=training.global_batch_size)
+        stage_base = training.rope_theta or profile.model.rope_theta
+        bases = getattr(profile.long_context, name, {})
+        yield (
+            name,
+            training,
+            [
+                PhasePlan(
+                    sequence_length=phase.sequence_length,
+                    tokens=phase.tokens // plan.batch_tokens * plan.batch_tokens,
+                    sequences_per_step=plan.batch_tokens // phase.sequence_length,
+                    steps=phase.tokens // plan.batch_tokens,
+                    rope_theta=bases.get(phase.sequence_length, stage_base),
+                )
+                for phase in curriculum.phases
+            ],
+        )
+    written = max(task.max_new_tokens * task.max_turns for task in profile.rl.tasks.values())
+    longest = {"sft": profile.sft.max_tokens, "rl": min(written, profile.model.max_position_embeddings)}
+    for name, length in longest.items():
+        section = getattr(profile, name)
+        rows, base = (
+            section.training.global_batch_size,
+            section.training.rope_theta or profile.model.rope_theta,
+        )
+        yield (
+            name,
+            section.training,
+            [PhasePlan(length, section.steps * rows * length, rows, section.steps, base)],
+        )
+
+
 def plan_stage(
     name: str,
-    curriculum: CurriculumConfig,
+    phases: Sequence[PhasePlan],
     training: TrainingConfig,
     model: ModelConfig,
     topology: Topology,
     flops_per_gpu: float,
+    at_most: bool = False,
 ) -> StagePlan:
-    """Plan one stage.
+    """Cost one stage.
 
     Args:
-        curriculum: the stage's phases. Every step holds the same number of tokens: ``global_batch_size``
-            sequences of the first phase's length, and fewer of longer ones.
+        name: of the stage.
+        phases: what it trains on.
+        training: how.
+        model: the model's shape.
+        topology: how the ranks share it.
         flops_per_gpu: FLOP/s one GPU achieves, MFU included.
+        at_most: the phases are upper bounds.
     """
-    plan = PlanConfig(curriculum=curriculum, global_batch_size=training.global_batch_size)
-    base = curriculum.phases[0].sequence_length
-    planned = []
-    for phase in curriculum.phases:
-        steps = phase.tokens // plan.batch_tokens
-        rows = plan.batch_tokens // phase.sequence_length
-        planned.append(PhasePlan(phase.sequence_length, steps * plan.batch_tokens, rows, steps))
-    steps = sum(phase.steps for phase in planned)
-    flops = float(sum(training_flops(model, phase.sequence_length) * phase.tokens for phase in planned))
+    steps = sum(phase.steps for phase in phases)
+    flops = float(sum(training_flops(model, phase.sequence_length) * phase.tokens for phase in phases))
     rates = [learning_rate(training.schedule, step, steps) for step in milestones(training, steps)]
-    longest = max(phase.sequence_length for phase in planned)
-    rows = max(1, training.micro_batch_size * base // longest)
+    longest = max(phase.sequence_length for phase in phases)
+    rows = max(1, training.micro_batch_size * phases[0].sequence_length // longest)
     kept, recomputed = (
         memory(model, topology, training.precision, longest, rows, recompute) for recompute in (False, True)
     )
     return StagePlan(
         name=name,
-        phases=tuple(planned),
-        tokens=sum(phase.tokens for phase in planned),
+        phases=tuple(phases),
+        at_most=at_most,
+        tokens=sum(phase.tokens for phase in phases),
         steps=steps,
-        batch_tokens=plan.batch_tokens,
+        batch_tokens=phases[0].sequences_per_step * phases[0].sequence_length,
         schedule=training.schedule.shape,
         warmup_steps=training.schedule.warmup_steps,
         learning_rates=(rates[0], max(rates), rates[-1]),
-        rope_theta=training.rope_theta or model.rope_theta,
         precision=training.precision,
         micro_batch_size=rows,
         flops=flops,
@@ -276,99 +310,3 @@ def count_parameters(model: ModelConfig) -> int:
             f"the model has {counted:,} parameters, by its config it should have {model.parameters:,}"
         )
     return counted
-
-
-def render(report: PlannerReport, console: Console) -> None:
-    """Print a report for people."""
-    split = report.topology
-    console.print(
-        f"[bold]{report.profile}[/]: {report.parameters:,} parameters "
-        "(counted on the meta device, equal to the config's arithmetic)"
-    )
-    console.print(
-        f"{report.gpus} x {report.gpu}: tensor {split.tensor} x pipeline {split.pipeline} x context "
-        f"{split.context} x data {split.data}, assumed MFU {report.mfu:.0%} of bf16 peak"
-    )
-    console.print(_training_table(report))
-    console.print(_memory_table(report))
-    per_token = ", ".join(
-        f"{flops / 1e9:.3g} G at {length:,}" for length, flops in report.flops_per_token.items()
-    )
-    console.print(f"Model FLOPs per token, forward and backward, causal attention included: {per_token}")
-    console.print(
-        f"In all {amount(report.tokens)} tokens, {sum(stage.flops for stage in report.stages):.3g} FLOPs, "
-        f"[bold]{duration(report.days)}[/] without restarts, evaluation and post-training"
-    )
-    for note in report.notes:
-        console.print(f"[yellow]{note}[/]")
-
-
-def _training_table(report: PlannerReport) -> Table:
-    made = Table(title="training", title_justify="left", header_style="bold", pad_edge=False)
-    made.add_column("stage", style="cyan", no_wrap=True)
-    for head in ("tokens", "sequence", "steps", "batch", "schedule", "learning rate", "rope base", "time"):
-        made.add_column(head, justify="right")
-    for stage in report.stages:
-        first, peak, last = stage.learning_rates
-        rates = f"{first:.3g} → {peak:.3g}" if first != peak else f"{peak:.3g}"
-        made.add_row(
-            stage.name,
-            amount(stage.tokens),
-            "\n".join(f"{phase.sequence_length:,}" for phase in stage.phases),
-            "\n".join(f"{phase.steps:,}" for phase in stage.phases),
-            "\n".join(
-                f"{phase.sequences_per_step:,} seq, {amount(stage.batch_tokens)} tok"
-                for phase in stage.phases
-            ),
-            f"{stage.schedule}, {stage.warmup_steps:,} warm-up",
-            rates if last == peak else f"{rates} → {last:.3g}",
-            f"{stage.rope_theta:,.0f}",
-            duration(stage.days),
-        )
-    return made
-
-
-def _memory_table(report: PlannerReport) -> Table:
-    capacity = f"{report.gpu_memory / GIB:.0f} GiB {report.gpu}"
-    made = Table(
-        title=f"memory of the fullest GPU, GiB (of a {capacity})",
-        title_justify="left",
-        header_style="bold",
-        pad_edge=False,
-    )
-    made.add_column("stage", style="cyan", no_wrap=True)
-    heads = ("weights", "gradients", "optimizer", "activations", "logits", "total", "recomputing", "total")
-    for head in ("longest", "rows", *heads):
-        made.add_column(head, justify="right")
-    for stage in report.stages:
-        kept = stage.kept
-        values = (
-            kept.parameters,
-            kept.gradients,
-            kept.optimizer,
-            kept.activations,
-            kept.logits,
-            kept.total,
-            stage.recomputed.activations,
-            stage.recomputed.total,
-        )
-        longest = max(phase.sequence_length for phase in stage.phases)
-        cells = [f"{value / GIB:.3g}" for value in values]
-        made.add_row(stage.name, f"{longest:,}", str(stage.micro_batch_size), *cells)
-    return made
-
-
-def amount(value: float) -> str:
-    """A large number with its unit: ``8.16T``, ``4.19M``, ``512``."""
-    for unit, name in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k")):
-        if value >= unit:
-            return f"{value / unit:.3g}{name}"
-    return f"{value:.3g}"
-
-
-def duration(value: float) -> str:
-    """Days as people write them; short ones in hours, minutes or seconds."""
-    for unit, name in ((1.0, "days"), (1 / 24, "h"), (1 / 1440, "min")):
-        if value >= unit:
-            return f"{value / unit:.3g} {name}"
-    return f"{value * 86_400:.2g} s"

@@ -74,7 +74,6 @@ def demo(
     loaded = load_profile(profile, overrides)  # before Prefect's import: a bad profile fails at once
 
     from flows.pipeline_flow import run_pipeline
-
     from stemma.pipeline import Run
     from stemma.report import print_report
 
@@ -109,7 +108,8 @@ def plan(
     overrides: Overrides = [],  # noqa: B006
 ) -> None:
     """Say what a profile would train: parameters, tokens, steps, schedule, memory per GPU, days."""
-    from pretrain.planner import plan_profile, render
+    from pretrain.planner import plan_profile
+    from pretrain.planner_tables import render
     from stemma.profile import load_profile
     from stemma.terminal import console
 

@@ -113,12 +113,29 @@ def test_the_same_config_gives_the_same_files(inputs: dict[str, Artifact], tmp_p
 
 
 def test_items_are_held_out_and_the_same_for_every_model() -> None:
-    first, second = requests(CONFIG), requests(CONFIG)
-    assert [request.task.messages for request in first] == [request.task.messages for request in second]
-    assert all(is_held_out(request.task) for request in first)
-    assert len({request.task.id for request in first}) == len(first)
-    other = requests(CONFIG.model_copy(update={"seed": 8}))
-    assert [request.task.messages for request in first] != [request.task.messages for request in other]
+    first, second, other = (
+        {name: [request.task for request in task] for name, task in requests(config).items()}
+        for config in (CONFIG, CONFIG, CONFIG.model_copy(update={"seed": 800}))
+    )
+    assert {name: len(tasks) for name, tasks in first.items()} == {"sums": 5, "tools": 3}
+    for name, tasks in first.items():
+        assert all(is_held_out(task) for task in tasks)
+        assert len({task.messages[-1]["content"] for task in tasks}) == len(tasks)
+        assert [task.messages for task in tasks] == [task.messages for task in second[name]]
+        assert [task.messages for task in tasks] != [task.messages for task in other[name]]
+
+
+def test_no_question_is_asked_twice_even_if_there_are_few() -> None:
+    parameters = {"min_terms": 2, "max_terms": 2, "min_digits": 1, "max_digits": 1}
+    sums = TaskConfig(
+        environment=ReasoningConfig(dataset="chain_sum", parameters=parameters), items=64, max_new_tokens=4
+    )
+    asked = [
+        request.task.messages[-1]["content"]
+        for request in requests(EvaluationConfig(tasks={"sums": sums}))["sums"]
+    ]
+    assert 4 < len(asked) < 64
+    assert len(set(asked)) == len(asked)
 
 
 def test_figures_by_hand() -> None:

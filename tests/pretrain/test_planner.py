@@ -10,7 +10,8 @@ from rich.console import Console
 from data_pipeline.config import CurriculumConfig, PhaseConfig
 from pretrain.config import ModelConfig, ScheduleConfig, TrainingConfig
 from pretrain.costs import DEVICES, TopologyError, training_flops
-from pretrain.planner import PlannerError, amount, count_parameters, duration, plan_profile, render
+from pretrain.planner import PlannerError, count_parameters, plan_profile
+from pretrain.planner_tables import amount, duration, render
 
 SMALL = ModelConfig(
     vocab_size=512,
@@ -59,6 +60,16 @@ def small_profile(model: ModelConfig = SMALL) -> SimpleNamespace:
             agentic=curriculum((256, 2 * 16 * 256)),
         ),
         training=SimpleNamespace(commonsense=training, stem=training, general=later, agentic=later),
+        long_context=SimpleNamespace(general={128: 6e5, 256: 7e5}, agentic={}),
+        sft=SimpleNamespace(training=training, steps=7, max_tokens=100),
+        rl=SimpleNamespace(
+            training=later,
+            steps=3,
+            tasks={
+                "short": SimpleNamespace(max_new_tokens=50, max_turns=1),
+                "long": SimpleNamespace(max_new_tokens=20, max_turns=4),
+            },
+        ),
     )
 
 
@@ -71,7 +82,7 @@ def test_the_reference_model_is_counted_without_allocating_it() -> None:
 def test_steps_are_whole_and_phases_keep_their_tokens_per_step() -> None:
     report = plan_profile(small_profile(), gpus=2)
     by_name = {stage.name: stage for stage in report.stages}
-    assert list(by_name) == ["commonsense", "stem", "general", "agentic"]
+    assert list(by_name) == ["commonsense", "stem", "general", "agentic", "sft", "rl"]
     first = by_name["commonsense"]
     assert (first.steps, first.tokens, first.batch_tokens) == (10, 10 * BATCH_TOKENS, BATCH_TOKENS)
     general = by_name["general"]
@@ -80,9 +91,17 @@ def test_steps_are_whole_and_phases_keep_their_tokens_per_step() -> None:
         (128, 8, 3),
         (256, 4, 1),
     ]
-    assert general.rope_theta == 5e5
-    assert first.rope_theta == SMALL.rope_theta
-    assert report.tokens == sum(stage.tokens for stage in report.stages)
+    assert [phase.rope_theta for phase in general.phases] == [5e5, 6e5, 7e5]
+    assert first.phases[0].rope_theta == SMALL.rope_theta
+    assert [stage.name for stage in report.pretraining] == ["commonsense", "stem", "general", "agentic"]
+
+
+def test_after_pretraining_the_longest_sequences_bound_the_tokens() -> None:
+    sft, rl = plan_profile(small_profile(), gpus=2).stages[4:]
+    assert sft.at_most
+    assert rl.at_most
+    assert (sft.steps, sft.tokens) == (7, 7 * 16 * 100)
+    assert (rl.steps, rl.tokens) == (3, 3 * 16 * 20 * 4)
 
 
 def test_schedules_say_where_they_start_peak_and_end() -> None:
@@ -100,7 +119,7 @@ def test_days_follow_from_flops_gpus_and_utilization() -> None:
     ]
     assert [stage.days * 86_400 for stage in report.stages] == pytest.approx(seconds)
     half = plan_profile(small_profile(), gpus=16, gpu="a100", mfu=0.25)
-    assert half.days == pytest.approx(report.days / 2)
+    assert half.stages[0].days == pytest.approx(report.stages[0].days / 2)
 
 
 def test_what_does_not_fit_is_said() -> None:
@@ -133,7 +152,7 @@ def test_the_printed_report_names_every_stage_and_the_parameters() -> None:
 
 
 def test_amounts_and_durations_are_readable() -> None:
-    assert [amount(value) for value in (8.16e12, 4_194_304, 512)] == ["8.16T", "4.19M", "512"]
+    assert [amount(value) for value in (8.16e12, 4_194_304, 512)] == ["8.16 T", "4.194 M", "512"]
     assert [duration(value) for value in (12.34, 0.5, 1 / 24 / 4, 1 / 86_400)] == [
         "12.3 days",
         "12 h",
