@@ -88,7 +88,9 @@ class CorpusConfig(Config):
     """From sources to clean, deduplicated documents."""
 
     sources: dict[SourceId, Source] = Field(min_length=1, description="sources by id")
-    filters: dict[str, tuple[FilterName, ...]] = Field(description="filter chains by name, in running order")
+    filters: dict[str, Annotated[tuple[FilterName, ...], Field(min_length=1)]] = Field(
+        description="filter chains by name, in running order"
+    )
     dedup: DedupConfig = Field(DedupConfig(), description="near-duplicate removal over all sources together")
     valid_fraction: float = Field(
         0.02,

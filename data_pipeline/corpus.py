@@ -46,7 +46,8 @@ from stemma.core.files import write_json
 from stemma.core.progress import Progress
 from stemma.core.stage import Execution, Stage, Workspace
 
-SHARD_BYTES = 1_000_000  # of text per rank of the filters
+SHARD_BYTES = 1_000_000  # of text per rank of the filters, at least
+MAX_SHARDS = 1_000  # about so many; large corpora get larger shards
 FILE_BYTES = 64_000_000  # of text per file of the result
 MB = 1e6
 
@@ -116,6 +117,7 @@ class CorpusStage(Stage):
                 scratch / "rejects",
                 scratch / "tallies" / "dedup",
             )
+        work.progress.say(f"without duplicates {amount(tallied(scratch / 'tallies' / 'dedup', NEAR))}")
         return self._write(work)
 
     def _read(self, pool: Pool, work: Workspace) -> None:
@@ -131,11 +133,15 @@ class CorpusStage(Stage):
             dict(sources),
             {name: found.location for name, found in self.found.items()},
             self.config.max_document_bytes,
-            SHARD_BYTES,
+            max(
+                SHARD_BYTES,
+                sum(size for found in self.found.values() for size in found.files.values()) // MAX_SHARDS,
+            ),
             RejectWriter(scratch / "rejects" / "read"),
         )
         drafts = writer(scratch / "raw", "${chain}/${source}_${rank}_${shard}.parquet", to_draft, DRAFTS)
         run_phase(pool, work, "read", [reader, Tally(scratch / "tallies", "read"), drafts], len(work_units))
+        work.progress.say(f"read {amount(tallied(scratch / 'tallies', 'read'))}")
 
     def _filter(self, pool: Pool, work: Workspace) -> None:
         scratch = work.scratch
@@ -153,6 +159,8 @@ class CorpusStage(Stage):
                 writer(scratch / "clean", f"{name}_${{rank}}.parquet", to_draft, DRAFTS),
             ]
             run_phase(pool, work, f"filter {name}", pipeline, tasks)
+            left = tallied(scratch / "tallies" / name, names[-1])
+            work.progress.say(f"chain {name} kept {amount(left)}")
         if not any((scratch / "clean").glob("*.parquet")):
             raise EmptyCorpus(
                 "no document survived the filters; most frequent reasons: "
@@ -258,6 +266,12 @@ def run_phase(pool: Pool, work: Workspace, name: str, pipeline: list[Any], tasks
         work.progress.step(count, tasks, "shards", name)
 
     pool.run(name.replace(" ", "_"), pipeline, tasks, done)
+
+
+def amount(counts: dict[str, tuple[int, int]]) -> str:
+    """Documents and megabytes of a tally, as text."""
+    documents, size = (sum(count[index] for count in counts.values()) for index in (0, 1))
+    return f"{documents:,} documents, {size / MB:.1f} MB"
 
 
 def cluster_leaders(kept: ds.Dataset) -> dict[str, str]:

@@ -114,7 +114,7 @@ def pip_download(package: str, version: str, archive: str, folder: Path) -> None
     if code == 0:
         return
     if "from versions: none" in output:
-        raise OutOfReach(f"pip found no index that knows {package!r}: {last_line(output)}")
+        raise OutOfReach(f"no package index answered, or none knows {package!r} ({last_line(output)})")
     if "from versions:" in output:
         raise PackageError(f"the registry has no {package} {version} for this archive: {last_error(output)}")
     raise OutOfReach(f"pip could not fetch {package} {version}: {last_line(output)}")

@@ -196,7 +196,8 @@ def read(source: SourceBase, location: str, files: tuple[str, ...]) -> Iterator[
         elif isinstance(source, PythonSource):
             data, origin = (Path(location) / file).read_bytes(), f"{source.distribution or 'python'}!{file}"
         else:
-            data, origin = fsspec.open(file, "rb").open().read(), file
+            with fsspec.open(file, "rb", compression="infer") as handle:
+                data, origin = handle.read(), file
         for item in reader(data, file, **options):
             yield f"{origin}#{item.row}", item
 

