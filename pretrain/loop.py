@@ -123,7 +123,7 @@ class _Run:
                 damaged.append(str(error))
                 self.progress.say(f"a damaged checkpoint is passed over: {error}")
                 if self.engine.rank == 0:
-                    _set_aside(folder)
+                    _set_aside(folder, self.checkpoints)
                 continue
             self.resumed_from = self.state.step
             self.objective.load_state_dict(self.state.objective)
@@ -279,13 +279,13 @@ class _Run:
 
 
 def losses(batch: StepBatch, means: dict[str, float], domains: dict[str, str]) -> dict[str, float]:
-    """What an objective reports, ready to be read: ``loss/SOURCE`` per token of that source, and
-    ``loss/DOMAIN``.
+    """What an objective reports, ready to be read: ``loss/SOURCE`` per token of it, and ``loss/DOMAIN``.
 
     Args:
         batch: the step's batch.
         means: the objective's sums over all supervised tokens of the batch, as ``StepResult.metrics``
-            holds them. domains: domain of each source.
+            holds them.
+        domains: domain of each source.
     """
     found: dict[str, float] = {}
     by_domain: dict[str, tuple[float, int]] = {}
@@ -302,8 +302,7 @@ def losses(batch: StepBatch, means: dict[str, float], domains: dict[str, str]) -
 
 
 def special_ids(tokenizer: Path) -> dict[str, int]:
-    """``bos_token_id`` and its like for ``config.json``, read without importing transformers (it takes
-    seconds).
+    """``bos_token_id`` and its like for ``config.json``, without importing transformers: it takes seconds.
 
     Args:
         tokenizer: the ``hf`` folder of a tokenizer artifact.
@@ -343,8 +342,9 @@ def _candidates(path: Path, checkpoints: Path) -> list[str]:
     return [str(folder) for folder in [*final, *reversed(list_checkpoints(checkpoints))]]
 
 
-def _set_aside(folder: Path) -> None:
+def _set_aside(folder: Path, checkpoints: Path) -> None:
     """Keep a damaged checkpoint for inspection, out of the way of the one that will take its name."""
-    aside = folder.with_name(f".{folder.name}.damaged")
+    aside = checkpoints / f".{folder.name}.damaged"
+    checkpoints.mkdir(exist_ok=True)
     shutil.rmtree(aside, ignore_errors=True)
     os.rename(folder, aside)

@@ -122,6 +122,21 @@ def test_a_finished_stage_that_was_not_sealed_is_finished_again(
     same_artifact(tmp_path / "straight", tmp_path / "twice")
 
 
+def test_a_damaged_final_checkpoint_is_trained_again_and_never_sealed(
+    run: Callable[..., Any], tmp_path: Path
+) -> None:
+    run(tmp_path / "straight", checkpoint_every=3)
+    run(tmp_path / "damaged", checkpoint_every=3)
+    final = tmp_path / "damaged" / "artifact" / "checkpoint"
+    (final / "random.json").write_text("[]")
+    resumed = run(tmp_path / "damaged", checkpoint_every=3)
+    assert resumed["summary"]["resumed_from"] == 6
+    assert "random.json" in resumed["events"][0].text
+    same_artifact(tmp_path / "straight", tmp_path / "damaged")
+    kept = {path.name for path in (tmp_path / "damaged" / "artifact").iterdir()}
+    assert kept == {path.name for path in (tmp_path / "straight" / "artifact").iterdir()}
+
+
 def test_a_damaged_newest_checkpoint_is_named_and_the_one_before_used(
     run: Callable[..., Any], tmp_path: Path
 ) -> None:
