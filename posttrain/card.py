@@ -53,7 +53,7 @@ def render_card(facts: CardFacts) -> str:
         _mix_table(facts.stages),
         _sources_table(facts.sources),
         _limits(facts),
-        "## Pedigree\n\nEvery artifact this model was made from, by the SHA-256 of recipe, config and inputs.\n\n"
+        "## Pedigree\n\nEvery artifact it was made from, by the SHA-256 of recipe, config and inputs.\n\n"
         + table(("artifact", "kind", "fingerprint"), [(n, k, f"`{f}`") for n, k, f in facts.ancestors]),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
@@ -166,9 +166,23 @@ def _scores_table(stages: Sequence[StageFigures]) -> str:
         "## Task scores\n\nMean reward (0 to 1) on held-out items after each stage, with its standard error. "
         "Items: "
         + ", ".join(f"{task} {items[task]}" for task in tasks)
-        + ".\n\n"
+        + "."
+        + _rl_change(stages)
+        + "\n\n"
         + table(("stage", *tasks), rows)
     )
+
+
+def _rl_change(stages: Sequence[StageFigures]) -> str:
+    """What RL changed, in one sentence, if there were scores before and after it."""
+    by_name = {stage.name: stage.scores for stage in stages}
+    before, after = by_name.get("sft", {}), by_name.get("rl", {})
+    changes = [
+        f"{task} {before[task]['reward']:.3f} → {score['reward']:.3f}"
+        for task, score in after.items()
+        if task in before
+    ]
+    return f" Before → after RL: {', '.join(changes)}." if changes else ""
 
 
 def _mix_table(stages: Sequence[StageFigures]) -> str:
@@ -204,8 +218,8 @@ def _limits(facts: CardFacts) -> str:
     small = facts.parameters < 100_000_000 or tokens < 20 * facts.parameters
     scale = f"- It saw {tokens:,} tokens, {tokens / facts.parameters:.1f} per parameter"
     scale += (
-        ": far too few to know facts or to reason in general. It shows that the chain works, not what the recipe "
-        "reaches at scale."
+        ": far too few to know facts or to reason in general. It shows that the chain works, not what the "
+        "recipe reaches at scale."
         if small
         else "."
     )

@@ -122,9 +122,10 @@ class TinyEvaluation(Stage):
     kind = "test_evaluation"
 
     def run(self, work: Workspace) -> dict[str, Any]:
-        score = {"items": 8, "reward": 0.25, "standard_error": 0.0625, "format_rate": 1.0}
+        reward = 0.125 if self.inputs["model"].name == "sft" else 0.25
+        score = {"items": 8, "reward": reward, "standard_error": 0.0625, "format_rate": 1.0}
         write_json(work.path / "results.json", {"tasks": {"sums": score}})
-        return {"scores": {"sums": 0.25}}
+        return {"scores": {"sums": reward}}
 
 
 def samples(tokenizer: Any) -> list[Sample]:
@@ -151,14 +152,17 @@ def made(store: Store) -> dict[str, Artifact]:
     tokenizer = execute(TinyTokenizer("tokenizer", Config(), {"corpus": corpus}), store)
     sft = execute(TinyTraining("sft", Config(), {"tokenizer": tokenizer}), store)
     model = execute(TinyTraining("rl", Config(), {"tokenizer": tokenizer, "init": sft}), store)
-    evaluation = execute(TinyEvaluation("eval.rl", Config(), {"model": model}), store)
+    scored = {
+        f"eval.{node.name}": execute(TinyEvaluation(f"eval.{node.name}", Config(), {"model": node}), store)
+        for node in (sft, model)
+    }
     config = ExportConfig(title="Tiny", description="Knows two answers.", licence="apache-2.0")
     inputs = {
         "model": model,
         "tokenizer": tokenizer,
         "corpus": corpus,
         "sft": sft,
-        "eval.rl": evaluation,
+        **scored,
     }
     export = execute(ExportStage("export", config, inputs), store)
     return {**inputs, "export": export}
@@ -236,6 +240,7 @@ def test_the_card_holds_the_runs_figures_and_every_ancestor(made: dict[str, Arti
     assert "| rl | 60 | 7,200 |" in card
     assert "3.25 → 1.5" in card
     assert "| rl | 0.250 ± 0.062 |" in card
+    assert "Before → after RL: sums 0.125 → 0.250." in card
     assert "120 / 120" in card
     assert "| wiki | web | CC-BY-SA-4.0 | w\\|1.whl |" in card
     assert "far too few" in card
