@@ -1,7 +1,6 @@
 """reasoning-gym as an environment: its questions, its scorers, no tools."""
 
 import functools
-import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -78,12 +77,3 @@ class Reasoning(Environment):
             )
             rewards.append(min(1.0, max(0.0, float(score))))
         return rewards
-
-
-def describe(config: ReasoningConfig) -> str:
-    """One line naming the data set and what differs from its defaults."""
-    return (
-        f"{config.dataset} {json.dumps(config.parameters, sort_keys=True)}"
-        if config.parameters
-        else config.dataset
-    )

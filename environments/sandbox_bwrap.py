@@ -70,10 +70,10 @@ class BwrapSandbox(Sandbox):
         self.command = [
             str(bwrap_path()), "--unshare-all", "--die-with-parent", "--new-session", "--hostname", "sandbox",
             "--uid", "65534", "--gid", "65534", "--cap-drop", "ALL", "--clearenv",
-            "--setenv", "LANG", "C.UTF-8", "--setenv", "PYTHONHASHSEED", "0", "--setenv", "HOME", "/work",
+            "--setenv", "LANG", "C.UTF-8", "--setenv", "PYTHONHASHSEED", "0", "--setenv", "HOME", "/sandbox",
             *python_mounts(),
-            "--ro-bind", str(DRIVER), "/driver.py", "--size", str(WORK_BYTES), "--tmpfs", "/work",
-            "--remount-ro", "/", "--chdir", "/work",
+            "--ro-bind", str(DRIVER), "/driver.py", "--size", str(WORK_BYTES), "--tmpfs", "/sandbox",
+            "--remount-ro", "/", "--chdir", "/sandbox",
             "--", base_python(), "-s", "-S", "-P", "-B", "/driver.py",
         ]  # fmt: skip
         # fmt: on

@@ -13,7 +13,7 @@ import signal
 import sys
 import time
 
-WORK = "/work"
+WORK = "/sandbox"
 PR_SET_NO_NEW_PRIVS, PR_SET_SECCOMP, SECCOMP_MODE_FILTER = 38, 22, 2
 PY_ONLY_AST = 0x400  # what ast.PyCF_ONLY_AST is, without importing ast
 FILE_LIMIT = 16 << 20  # bytes of one file

@@ -13,7 +13,7 @@ import pydantic_monty as monty
 
 from environments.sandbox import DEFAULT_LIMITS, Limits, Sandbox, SandboxResult, Snippet
 
-WORK = "/work"
+WORK = "/sandbox"
 
 
 class MontySandbox(Sandbox):

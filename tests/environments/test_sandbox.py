@@ -167,9 +167,9 @@ def test_snippets_of_a_batch_do_not_meet(bwrap: Sandbox) -> None:
     results = bwrap.run_many(
         [
             Snippet(
-                "import builtins\nbuiltins.sum = None\nopen('/work/left', 'w').write('x')\nopen('here', 'w')"
+                "import builtins\nbuiltins.sum = None\nopen('/sandbox/left', 'w').write('x')\nopen('here', 'w')"
             ),
-            Snippet("import os\nprint(sum([1, 2]), os.listdir('/work'), os.listdir('.'))"),
+            Snippet("import os\nprint(sum([1, 2]), os.listdir('/sandbox'), os.listdir('.'))"),
         ]
     )
     assert results[0].ok, results[0].stderr
