@@ -8,10 +8,12 @@ any number of workers writes the same bytes, and a killed run continues with the
 import hashlib
 import json
 import multiprocessing
+import os
 import platform
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -21,7 +23,8 @@ from environments.base import FIRST_INDEX, Environment, Message, Task
 from environments.catalog import make_environment
 from environments.sandbox import Sandbox, open_sandbox
 from midtrain.config import FamilyConfig, TrajectoriesConfig
-from stemma.core.errors import StemmaError
+from pretrain.lifeline import die_with
+from stemma.core.errors import StageFailed, StemmaError
 from stemma.core.files import read_json, write_atomic, write_json
 from stemma.core.stage import Stage, Workspace
 
@@ -96,12 +99,18 @@ class TrajectoriesStage(Stage):
                 yield chunk
             return
         # spawned, not forked: the parent may hold threads and locks of torch, Arrow or a flow engine
-        with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
+        spawn = multiprocessing.get_context("spawn")
+        with ProcessPoolExecutor(workers, spawn, initializer=die_with, initargs=(os.getpid(),)) as pool:
             futures = {pool.submit(make_chunk, chunk, sandbox, work.scratch): chunk for chunk in missing}
             try:
                 for future in as_completed(futures):
                     future.result()
                     yield futures[future]
+            except BrokenProcessPool as error:
+                raise StageFailed(
+                    "a worker process was killed, perhaps for lack of memory. Finished chunks are kept; "
+                    "run again to continue, with fewer workers if it happens again."
+                ) from error
             except BaseException:
                 pool.shutdown(wait=False, cancel_futures=True)
                 raise

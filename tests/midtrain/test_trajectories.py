@@ -1,10 +1,15 @@
 """Trajectories: the same bytes however they are made, nothing unverified, nothing lost to a crash."""
 
 import json
+import os
+import subprocess
+import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pyarrow.parquet as pq
 import pytest
 from pydantic import ValidationError
@@ -141,6 +146,29 @@ def test_a_killed_run_continues_with_what_is_missing(
     resumed = make(tmp_path)
     assert len(made) == len(set(made)) == 4  # maths twice, repair, chat: none made again
     assert hashes(resumed) == hashes(artifact)
+
+
+def test_workers_die_with_the_stage_and_nothing_is_lost(tmp_path: Path, artifact: Artifact) -> None:
+    script = tmp_path / "run.py"
+    script.write_text(
+        "import sys\nfrom pathlib import Path\nfrom tests.midtrain import test_trajectories as t\n"
+        "if __name__ == '__main__':\n    t.make(Path(sys.argv[1]), workers=2, sandbox='monty')\n"
+    )
+    repository = Path(__file__).resolve().parents[2]
+    environment = {**os.environ, "PYTHONPATH": str(repository)}
+    store = tmp_path / "store"
+    process = subprocess.Popen([sys.executable, str(script), str(store)], env=environment, cwd=repository)
+    children: list[psutil.Process] = []
+    while not list(store.glob("artifacts/*/.scratch/*.json")):
+        assert process.poll() is None, "it ended before it could be killed"
+        children = psutil.Process(process.pid).children(recursive=True)
+        time.sleep(0.05)
+    process.kill()
+    process.wait()
+    assert len(children) >= 2
+    _, alive = psutil.wait_procs(children, timeout=10)
+    assert not [child for child in alive if child.status() != psutil.STATUS_ZOMBIE]
+    assert hashes(make(store)) == hashes(artifact)
 
 
 def test_failed_experts_are_left_out_and_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
