@@ -41,9 +41,7 @@ class PackageSource(SourceBase):
         min_length=1, description="globs of members to read; `a.zip!b/*.txt` looks into an archive inside"
     )
     format: Literal["mediawiki", "factbook", "jsonl", "parquet", "text", "python", "docstrings", "engram"] = (
-        Field(
-            description="how members become documents; `engram` runs the archive's generators"
-        )
+        Field(description="how members become documents; `engram` runs the archive's generators")
     )
     text_field: str = Field("text", description="column or key of the text in jsonl and parquet")
     items: int = Field(8, ge=1, description="solved problems per document, for `engram`")
@@ -126,7 +124,7 @@ class TokensConfig(Config):
         description="tokens of a super-chunk, which the curriculum shuffles; all sequence lengths divide it",
     )
     batch_documents: int = execution_field(
-        512, ge=1, description="documents a worker encodes at a time; what a killed run repeats at most"
+        64, ge=1, description="documents a worker encodes at a time; what a killed run repeats at most"
     )
 
 

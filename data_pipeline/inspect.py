@@ -146,10 +146,20 @@ class DocumentTrace:
 def mix_tables(artifacts: Mapping[str, Artifact]) -> list[StageMix]:
     """The mix of every planned stage, in the order of training."""
     return [
-        _stage_mix(name.removeprefix(PLAN), artifact, artifacts.get(name.removeprefix(PLAN)))
-        for name, artifact in artifacts.items()
-        if name.startswith(PLAN)
+        _stage_mix(stage, artifacts[PLAN + stage], artifacts.get(stage))
+        for stage in planned_stages(artifacts)
     ]
+
+
+def planned_stages(artifacts: Mapping[str, Artifact]) -> list[str]:
+    """Stages with a plan, in the order of training: a plan comes after the one whose cursors it takes over."""
+
+    def depth(name: str) -> int:
+        before = artifacts[name].manifest["inputs"].get("previous")
+        return 1 + depth(before["name"]) if before and before["name"] in artifacts else 0
+
+    plans = [name for name in artifacts if name.startswith(PLAN)]
+    return [name.removeprefix(PLAN) for name in sorted(plans, key=depth)]
 
 
 def _stage_mix(stage: str, plan_artifact: Artifact, trained: Artifact | None) -> StageMix:
@@ -279,10 +289,7 @@ def _sightings(
     artifacts: Mapping[str, Artifact], tokens: str, source: str, start: int, stop: int
 ) -> list[Sighting]:
     found = []
-    for name in artifacts:
-        if not name.startswith(PLAN):
-            continue
-        stage = name.removeprefix(PLAN)
+    for stage in planned_stages(artifacts):
         plan = _plan(artifacts, stage)
         if source not in plan.sources or plan.sources[source].fingerprint != artifacts[tokens].fingerprint:
             continue
@@ -308,9 +315,7 @@ def _need(artifacts: Mapping[str, Artifact], name: str) -> Artifact:
 
 def _plan(artifacts: Mapping[str, Artifact], stage: str) -> Plan:
     if PLAN + stage not in artifacts:
-        known = (
-            ", ".join(name.removeprefix(PLAN) for name in artifacts if name.startswith(PLAN)) or "none yet"
-        )
+        known = ", ".join(planned_stages(artifacts)) or "none yet"
         raise StemmaError(f"this run has no plan of a stage {stage!r}; planned stages: {known}")
     return Plan.load(artifacts[PLAN + stage].path)
 

@@ -16,7 +16,7 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -95,7 +95,8 @@ def read_documents(
     """
     try:
         file = pq.ParquetFile(path)
-        wanted = None if columns is None else [name for name in columns if name in file.schema_arrow.names]
+        names = file.schema_arrow.names
+        wanted = tuple(name for name in names if columns is None or name in columns)
         stop = file.metadata.num_rows if stop is None else stop
         groups, first, base = [], None, 0
         for group in range(file.num_row_groups):
@@ -104,9 +105,15 @@ def read_documents(
                 first = base if first is None else first
                 groups.append(group)
             base += rows
-        return file.read_row_groups(groups, columns=wanted).slice(start - (first or 0), stop - start)
+        return _row_groups(path, tuple(groups), wanted).slice(start - (first or 0), stop - start)
     except (pa.ArrowException, OSError) as error:
         raise DamagedError(f"{path} is not readable Parquet ({error}). It was left as it is.") from error
+
+
+@lru_cache(maxsize=2)
+def _row_groups(path: Path, groups: tuple[int, ...], columns: tuple[str, ...]) -> pa.Table:
+    """Row groups of a file, kept because the next batch mostly lies in the same one."""
+    return pq.ParquetFile(path).read_row_groups(list(groups), columns=list(columns))
 
 
 def encode_batch(job: Job) -> int:
