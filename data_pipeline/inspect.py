@@ -152,7 +152,7 @@ def mix_tables(artifacts: Mapping[str, Artifact]) -> list[StageMix]:
 
 
 def planned_stages(artifacts: Mapping[str, Artifact]) -> list[str]:
-    """Stages with a plan, in the order of training: a plan comes after the one whose cursors it takes over."""
+    """Stages with a plan, in the order of training: a plan comes after the one whose cursors it takes on."""
 
     def depth(name: str) -> int:
         before = artifacts[name].manifest["inputs"].get("previous")
