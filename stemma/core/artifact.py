@@ -105,7 +105,7 @@ class Store:
         artifact = open_artifact(self.folder(name, fingerprint))
         if artifact.fingerprint != fingerprint:
             raise DamagedError(
-                f"{artifact.path / MANIFEST} records {artifact.fingerprint}, expected fingerprint {fingerprint}. "
+                f"{artifact.path / MANIFEST} records {artifact.fingerprint}, expected {fingerprint}. "
                 "It was left as it is."
             )
         if verify:
