@@ -65,14 +65,13 @@ def start(threads: int) -> torch.device:
     else:
         torch.set_num_threads(threads)
         _keep_freed_memory()
-        torch.set_flush_denormal(
-            True
-        )  # Adam's moments of rare tokens decay into denormals, which are ~100x slower
+        # Adam's moments of rare tokens decay into denormals, which are a hundred times slower.
+        torch.set_flush_denormal(True)
     return device
 
 
 def _keep_freed_memory() -> None:
-    """Have glibc reuse the memory of large tensors; by default each step maps and faults it in anew (5-8 %)."""
+    """Have glibc reuse the memory of large tensors; by default each step faults it in anew (5-8 %)."""
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:  # another libc: slower, not wrong
         m_trim_threshold, m_mmap_max = -1, -4

@@ -349,7 +349,8 @@ class Engine:
 class _TokenLoss(torch.autograd.Function):
     """Cross entropy per position that keeps the logits and a number per row instead of a log-softmax.
 
-    It works through blocks of rows that stay in the cache: the logits are by far the largest tensor of a step.
+    It works through blocks of rows that stay in the cache: the logits are by far the largest tensor of a
+    step.
     """
 
     BLOCK = 1 << 20  # elements of logits at a time

@@ -8,8 +8,10 @@ shape: not on how many ranks share the model, nor on which device.
 
 import hashlib
 import re
+from typing import Any
 
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -23,9 +25,14 @@ from stemma.core.errors import StemmaError
 from megatron.core import parallel_state
 from megatron.core.models.gpt import GPTModel
 from megatron.core.models.gpt.gpt_layer_specs import get_gpt_layer_local_spec
+from megatron.core.tensor_parallel import (
+    gather_from_tensor_model_parallel_region,
+    set_tensor_model_parallel_attributes,
+)
 from megatron.core.transformer import ModuleSpec, TransformerConfig
 from megatron.core.transformer.enums import AttnMaskType
 from megatron.core.transformer.module import MegatronModule
+from megatron.core.transformer.multi_latent_attention import MLASelfAttention
 from megatron.core.transformer.transformer_config import MLATransformerConfig
 
 EMBEDDING = "embedding.word_embeddings.weight"
@@ -63,6 +70,43 @@ class CausalAttention(MegatronModule):
         query, key, value = (x.permute(1, 2, 0, 3) for x in (query, key, value))
         out = causal_attention(query, key, value, self.softmax_scale, attention_mask)
         return out.permute(2, 0, 1, 3).flatten(2)
+
+
+class _SumGradient(torch.autograd.Function):
+    """Identity whose gradient is summed over tensor-parallel ranks.
+
+    Megatron's own (``copy_to_tensor_model_parallel_region``) loses the sum when the gradient is not
+    contiguous, and the gradient of a slice is not.
+    """
+
+    @staticmethod
+    def forward(_ctx: Any, x: Tensor) -> Tensor:
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(_ctx: Any, *grads: Tensor) -> Tensor:
+        total = grads[0].contiguous()
+        dist.all_reduce(total, group=parallel_state.get_tensor_model_parallel_group())
+        return total
+
+
+class LatentAttention(MLASelfAttention):
+    """Megatron's latent attention, with the gradient of the rotary key summed over tensor-parallel ranks.
+
+    All heads share one rotary key, and each rank has some of the heads. Megatron's gather of the down
+    projection hands each rank its own heads' gradient only, and training drifts from that of one rank.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        if self.config.tensor_model_parallel_size > 1:
+            self.linear_kv_down_proj.register_forward_hook(self._join)
+
+    def _join(self, _module: object, _inputs: object, output: tuple[Tensor, Tensor | None]) -> Any:
+        whole = gather_from_tensor_model_parallel_region(output[0])
+        widths = [self.config.kv_lora_rank, self.config.qk_pos_emb_head_dim]
+        latent, rotary = whole.split(widths, dim=-1)  # the latent's gradient is summed by the up projection
+        return torch.cat([latent, _SumGradient.apply(rotary)], -1), output[1]
 
 
 class LanguageModel(GPTModel):
@@ -128,8 +172,8 @@ def megatron_config(
         qk_pos_emb_head_dim=model.qk_rope_head_dim,
         v_head_dim=model.v_head_dim,
         multi_latent_attention=True,
-        qk_layernorm=True,
-        rope_type="rope",
+        qk_layernorm=False,  # the spec has the latents' norms; True would sum their gradients over ranks once
+        more rope_type="rope",
         rotary_base=model.rope_theta,
         normalization="RMSNorm",
         layernorm_epsilon=model.rms_norm_eps,
@@ -168,6 +212,7 @@ def layer_spec(fp8: bool = False) -> ModuleSpec:
             This variant has never run: no machine with CUDA was at hand.
     """
     spec = get_gpt_layer_local_spec(multi_latent_attention=True, qk_layernorm=True, normalization="RMSNorm")
+    spec.submodules.self_attention.module = LatentAttention
     attention, mlp = spec.submodules.self_attention.submodules, spec.submodules.mlp.submodules
     attention.core_attention = CausalAttention
     if fp8:
@@ -213,6 +258,10 @@ def initialize(module: LanguageModel, model: ModelConfig, seed: int) -> None:
             parameter.fill_(1.0)
             continue
         std = model.embedding_std if name == EMBEDDING else model.linear_std
+        if shard_dimension(name) is not None and not hasattr(parameter, "tensor_model_parallel"):
+            # Megatron marks split parameters when it draws them itself; the norm of the gradient counts by
+            # this mark.
+            set_tensor_model_parallel_attributes(parameter, True, shard_dimension(name), 1)
         key = hashlib.sha256(f"{seed}:{name}".encode()).digest()
         generator = torch.Generator().manual_seed(int.from_bytes(key[:7], "big"))
         whole = torch.empty(whole_shape(name, parameter.shape, size)).normal_(0.0, std, generator=generator)
