@@ -172,8 +172,8 @@ def megatron_config(
         qk_pos_emb_head_dim=model.qk_rope_head_dim,
         v_head_dim=model.v_head_dim,
         multi_latent_attention=True,
-        qk_layernorm=False,  # the spec has the latents' norms; True would sum their gradients over ranks once
-        more rope_type="rope",
+        qk_layernorm=False,  # the spec has these norms; True sums their gradients over ranks once more
+        rope_type="rope",
         rotary_base=model.rope_theta,
         normalization="RMSNorm",
         layernorm_epsilon=model.rms_norm_eps,
