@@ -28,22 +28,9 @@ given_walk: ContextVar[Run | None] = ContextVar("given_walk", default=None)
 
 LAST = nodes()[-1].name
 
-ProfileName = Annotated[
-    str,
-    Field(description="What to make: a profile in configs/", json_schema_extra={"enum": profile_names()}),
-]
-StageName = Annotated[
-    str,
-    Field(
-        description="The last stage to make; those before it are made or verified first",
-        json_schema_extra={"enum": [node.name for node in nodes()]},
-    ),
-]
-Overrides = Annotated[
-    list[str],
-    Field(description="Changes to the profile, such as training.stem.optimizer.lr=0.001: one per line"),
-]
-Root = Annotated[str, Field(description="Folder of runs, artifacts and downloads on the worker's machine")]
+# Choices for the form; what the fields mean is in the docstring of ``pipeline``, where Prefect reads it.
+ProfileName = Annotated[str, Field(json_schema_extra={"enum": profile_names()})]
+StageName = Annotated[str, Field(json_schema_extra={"enum": [node.name for node in nodes()]})]
 
 
 @task(task_run_name="{node}: {title}", cache_policy=NO_CACHE, retries=0, persist_result=False)
@@ -81,14 +68,27 @@ def follow(walk: Run, stop_after: str) -> Artifact | None:
     return last
 
 
-@flow(name="pipeline", flow_run_name="{profile}", retries=0, persist_result=False)
+@flow(
+    name="pipeline",
+    description="Corpus, tokenizer, four training stages, SFT, RL, evaluation, export. Running it again continues.",
+    flow_run_name="{profile}",
+    retries=0,
+    persist_result=False,
+)
 def pipeline(
     profile: ProfileName = "nano",
     stop_after: StageName = LAST,
-    overrides: Overrides = [],  # noqa: B006 (Prefect reads the default into the form)
-    root: Root = "runs",
+    overrides: list[str] = [],  # noqa: B006 (Prefect reads the default into the form)
+    root: str = "runs",
 ) -> Any:
-    """Corpus, tokenizer, four training stages, SFT, RL, evaluation, export. Running it again continues."""
+    """Make what a profile describes, stage by stage; what is there already is verified and kept.
+
+    Args:
+        profile: What to make: a profile in configs/.
+        stop_after: The last stage to make; those before it are made or verified first.
+        overrides: Changes to the profile, one per line, such as training.stem.steps=200.
+        root: Folder of runs, artifacts and downloads, on the worker's machine.
+    """
     walk = given_walk.get()
     if walk is None:
         walk = Run(load_profile(profile, overrides), Store(Path(root)))

@@ -1,6 +1,7 @@
 """Deployments: the flow ``pipeline`` with each profile, to be started from the UI's form or by a schedule."""
 
 import contextlib
+from collections.abc import Callable
 from pathlib import Path
 
 from prefect.client.orchestration import get_client
@@ -9,13 +10,18 @@ from prefect.deployments.runner import EntrypointType, RunnerDeployment
 from prefect.exceptions import ObjectAlreadyExists
 
 from flows.chain import pipeline
+from stemma.core.errors import ProfileError
 from stemma.profile import load_profile, profile_names
 
 POOL = "stemma"
 
 
 def deployment(profile: str, root: Path) -> RunnerDeployment:
-    """The deployment ``pipeline/<profile>``; its form is filled in with this profile and this root."""
+    """The deployment ``pipeline/<profile>``; its form is filled in with this profile and this root.
+
+    Raises:
+        ProfileError: the profile cannot be used.
+    """
     return pipeline.to_deployment(
         name=profile,
         description=load_profile(profile).description,
@@ -28,17 +34,21 @@ def deployment(profile: str, root: Path) -> RunnerDeployment:
     )
 
 
-def register(root: Path) -> list[str]:
+def register(root: Path, say: Callable[[str], None]) -> list[str]:
     """Create or update the process work pool and one deployment per profile; returns their full names.
 
     One run at a time: stages use every core, and two runs of the same profile would wait for each other
-    anyway.
+    anyway. A profile that cannot be used is named and left out; the others are none the worse for it.
     """
     # A pool that is there is kept as it is: its limit may have been changed in the UI.
     with get_client(sync_client=True) as client, contextlib.suppress(ObjectAlreadyExists):
         client.create_work_pool(WorkPoolCreate(name=POOL, type="process", concurrency_limit=1))
     names = []
     for profile in profile_names():
-        deployment(profile, root).apply()
-        names.append(f"{pipeline.name}/{profile}")
+        try:
+            deployment(profile, root).apply()
+        except ProfileError as error:
+            say(f"no deployment for {error}")
+        else:
+            names.append(f"{pipeline.name}/{profile}")
     return names

@@ -45,7 +45,7 @@ def serve(
             from flows.orphans import bury
 
             bury()
-            names = register(root)
+            names = register(root, say)
             with _worker(POOL, home, url) as worker:
                 say(f"open {_page(url)} to start, watch and resume runs")
                 say(f"deployments: {', '.join(names)}; history and logs: {home}; Ctrl-C stops everything")

@@ -1,0 +1,88 @@
+from pathlib import Path
+
+import pytest
+
+from flows.events import artifact_key
+from flows.tables import flatten, mix_table, report_markdown, show, summary_markdown
+from stemma.core.artifact import Artifact
+
+
+@pytest.fixture
+def made(home: Path, tmp_path: Path) -> dict[str, Artifact]:
+    from toy_chain import make_run
+
+    run = make_run(tmp_path)
+    for name in run.order():
+        run.make(name)
+    return run.artifacts
+
+
+def test_mix_counts_every_source_and_domain(made: dict[str, Artifact]) -> None:
+    table = mix_table(made["first"])
+    assert [(row["domain"], row["source"], row["realized tokens"], row["share"]) for row in table] == [
+        ("code", "stdlib", 100, "25.0%"),
+        ("web", "wiki", 300, "75.0%"),
+        ("code", "(all)", 100, "25.0%"),
+        ("web", "(all)", 300, "75.0%"),
+    ]
+    assert table[0]["supervised tokens"] == 90
+    assert {row["equal"] for row in table} == {"yes"}
+
+
+def test_a_difference_stands_out(made: dict[str, Artifact]) -> None:
+    from stemma.core.files import read_json, write_json
+
+    path = made["first"].path / "ledger.json"
+    record = read_json(path)
+    record["realized"]["counts"]["wiki"]["samples"] = 2
+    write_json(path, record)
+    assert [row["equal"] for row in mix_table(made["first"])] == ["yes", "NO", "yes", "NO"]
+
+
+def test_no_ledger_no_table(made: dict[str, Artifact]) -> None:
+    manifest = {**made["first"].manifest, "files": {}}
+    bare = Artifact("first", "write", made["first"].fingerprint, made["first"].path, manifest)
+    assert mix_table(bare) is None
+
+
+def test_summary_names_figures_and_inputs(made: dict[str, Artifact]) -> None:
+    text = summary_markdown(made["plan.second"], "write the second")
+    assert f"source: `{made['first']}`" in text
+    assert "| bits_per_byte.after.web | 1.9 |" in text
+    assert "| tokens | 400 |" in text
+    assert "nothing of ours" in summary_markdown(made["first"], "")
+
+
+def test_report_lists_the_lineage_inputs_first(made: dict[str, Artifact]) -> None:
+    from stemma.core.artifact import Store
+
+    store = Store(made["first"].path.parent.parent)
+    text = report_markdown(
+        "# Run\n\n## What was made from what\n\n```mermaid\nx\n```\n", made["third"], store
+    )
+    assert "mermaid" not in text
+    order = [text.index(f"- `{made[name]}`") for name in ("first", "plan.second", "third")]
+    assert order == sorted(order)
+    assert report_markdown("# Run\n", None, store) == "# Run\n"
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [
+        (1234567, "1,234,567"),
+        (2.612345, "2.612"),
+        (12345.6, "12,346"),
+        (0.00001234, "1.234e-05"),
+        (True, "yes"),
+        (None, ""),
+        (["a", 1], "a, 1"),
+        ("a|b\nc", "a\\|b c"),
+    ],
+)
+def test_figures_read_well(value: object, shown: str) -> None:
+    assert show(value) == shown
+
+
+def test_nested_figures_get_dotted_names() -> None:
+    assert flatten({"a": {"b": 1, "c": {"d": 2}}, "e": [1]}) == [("a.b", 1), ("a.c.d", 2), ("e", [1])]
+    assert artifact_key("mix", "plan.stem_x") == "mix-plan-stem-x"
