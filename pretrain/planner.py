@@ -265,8 +265,8 @@ def remarks(stages: Sequence[StagePlan], topology: Topology, capacity: int) -> I
             yield f"{stage.name}: does not fit {capacity / GIB:.0f} GiB even when activations are recomputed"
         elif stage.kept.total > capacity:
             yield (
-                f"{stage.name}: fits {capacity / GIB:.0f} GiB only when activations are recomputed, which the "
-                "training engine does not do yet"
+                f"{stage.name}: fits {capacity / GIB:.0f} GiB only when activations are recomputed, which "
+                "the training engine does not do yet"
             )
 
 
