@@ -1,0 +1,69 @@
+"""What the tests run on several ranks. Started by ``helpers.run_ranks``, never by pytest itself."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from pretrain.batch import MicroBatch
+from pretrain.engine import Engine
+from tests.pretrain.helpers import build, rows, train
+
+
+def topology(text: str, sharded: bool = False) -> Engine:
+    """``"tp,pp,dp"``"""
+    tensor, pipeline, data = map(int, text.split(","))
+    return build(
+        sharded_optimizer=sharded, tensor_parallel=tensor, pipeline_parallel=pipeline, data_parallel=data
+    )
+
+
+def split(text: str, sharded: str) -> dict[str, Any]:
+    """Initial weights, six losses, evaluation, log-probabilities and final weights of a split model."""
+    engine = topology(text, sharded == "1")
+    initial = engine.hf_state_dict()
+    initial = {name: tensor.clone() for name, tensor in initial.items()}
+    losses = train(engine, 0, 6)
+    tokens, labels, mask = rows(99)
+    share = slice(engine.data_rank * 4 // engine.data_size, (engine.data_rank + 1) * 4 // engine.data_size)
+    micro = MicroBatch(tokens[share], labels[share], mask[share], torch.zeros_like(tokens[share]))
+    evaluation = engine.evaluate([micro])
+    logprobs = engine.token_logprobs_no_grad(tokens)
+    everywhere = [None] * dist.get_world_size()
+    dist.all_gather_object(everywhere, [losses, evaluation, logprobs.tolist()])
+    assert all(other == everywhere[0] for other in everywhere), "ranks report different figures"
+    final = engine.hf_state_dict()
+    return {
+        "losses": losses,
+        "evaluation": evaluation,
+        "logprobs": logprobs.tolist(),
+        "initial": {name: tensor.tolist() for name, tensor in initial.items()},
+        "final": {name: tensor.tolist() for name, tensor in final.items()},
+    }
+
+
+def save(text: str, sharded: str, folder: str) -> dict[str, Any]:
+    """Three steps and a checkpoint; then three more."""
+    engine = topology(text, sharded == "1")
+    train(engine, 0, 3)
+    engine.save(Path(folder), {"step": 3})
+    return {"losses": train(engine, 3, 6), "hash": engine.parameter_hash()}
+
+
+def resume(text: str, sharded: str, folder: str) -> dict[str, Any]:
+    """Continue from a checkpoint of three steps."""
+    engine = topology(text, sharded == "1")
+    extra = engine.load(Path(folder))
+    return {"extra": extra, "losses": train(engine, 3, 6), "hash": engine.parameter_hash()}
+
+
+if __name__ == "__main__":
+    functions = {"split": split, "save": save, "resume": resume}
+    value = functions[sys.argv[1]](*sys.argv[3:])
+    if dist.get_rank() == 0:
+        Path(sys.argv[2]).write_text(json.dumps(value))
+    dist.barrier()
+    dist.destroy_process_group()

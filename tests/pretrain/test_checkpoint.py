@@ -1,0 +1,152 @@
+import json
+import shutil
+
+import pytest
+
+from pretrain import checkpoint
+from pretrain.config import ModelConfig
+from stemma.core.errors import DamagedError, StemmaError
+from tests.pretrain.helpers import TINY, build, run_ranks, train
+
+
+@pytest.fixture
+def engine():
+    engine = build()
+    yield engine
+    engine.close()
+
+
+@pytest.fixture
+def saved(engine, tmp_path):
+    """A checkpoint after three steps, and what the run came to after six."""
+    train(engine, 0, 3)
+    folder = checkpoint.step_folder(tmp_path / "run", 3)
+    engine.save(folder, {"step": 3, "cursor": [1, 2]})
+    losses = train(engine, 3, 6)
+    return folder, losses, engine.parameter_hash()
+
+
+def test_a_new_process_continues_bit_for_bit(saved, tmp_path):
+    folder, losses, digest = saved
+    found = run_ranks("resume", 1, tmp_path, "1,1,1", "0", folder)
+    assert found == {"extra": {"step": 3, "cursor": [1, 2]}, "losses": losses, "hash": digest}
+
+
+def test_the_optimizer_is_part_of_it_and_weights_alone_are_not_enough(saved, engine):
+    folder, losses, digest = saved
+    assert engine.load(folder, weights_only=True) == {"step": 3, "cursor": [1, 2]}
+    assert train(engine, 3, 6) != losses
+    engine.load(folder)
+    assert train(engine, 3, 6) == losses
+    assert engine.parameter_hash() == digest
+
+
+def test_the_sharded_optimizer_continues_bit_for_bit_too(engine, tmp_path):
+    engine.close()
+    first = build(sharded_optimizer=True)
+    train(first, 0, 3)
+    first.save(tmp_path / "step-00000003", {})
+    losses, digest = train(first, 3, 6), first.parameter_hash()
+    first.close()
+    second = build(sharded_optimizer=True)
+    second.load(tmp_path / "step-00000003")
+    assert train(second, 3, 6) == losses
+    assert second.parameter_hash() == digest
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("topology", ["2,1,1", "1,2,1", "1,1,2"], ids=["TP=2", "PP=2", "DP=2"])
+def test_another_number_of_ranks_continues_it(saved, engine, topology, tmp_path):
+    folder, losses, _ = saved
+    found = run_ranks("resume", 2, tmp_path, topology, "0", folder)
+    assert found["losses"] == pytest.approx(losses, rel=1e-5)
+    back = run_ranks("save", 2, tmp_path, topology, "0", tmp_path / "step-00000007")
+    engine.load(tmp_path / "step-00000007")
+    assert train(engine, 3, 6) == pytest.approx(back["losses"], rel=1e-5)
+
+
+def test_a_checkpoint_of_the_first_step_has_weights_only(engine, tmp_path):
+    engine.save(tmp_path / "step-00000000", {"step": 0})
+    losses = train(engine, 0, 2)
+    engine.close()
+    fresh = build()
+    assert fresh.load(tmp_path / "step-00000000") == {"step": 0}
+    assert train(fresh, 0, 2) == losses
+    with pytest.raises(StemmaError, match="has no optimizer state"):
+        fresh.load(tmp_path / "step-00000000")
+
+
+@pytest.mark.parametrize("name", ["state/__0_0.distcp", "state/.metadata", "extra.json", "random.json"])
+@pytest.mark.parametrize("damage", ["flip", "shorten", "delete"])
+def test_a_damaged_file_is_refused_by_name_and_nothing_is_loaded(saved, engine, name, damage):
+    folder, _, digest = saved
+    path = folder / name
+    content = bytearray(path.read_bytes())
+    if damage == "delete":
+        path.unlink()
+    elif damage == "shorten":
+        path.write_bytes(content[:-1])
+    else:
+        content[len(content) // 2] ^= 1
+        path.write_bytes(content)
+    with pytest.raises(DamagedError, match=name.replace(".", r"\.")):
+        engine.load(folder)
+    assert engine.parameter_hash() == digest
+
+
+def test_the_newest_good_checkpoint_is_found_and_the_damaged_one_reported(saved, engine):
+    folder, _, _ = saved
+    newer = checkpoint.step_folder(folder.parent, 6)
+    engine.save(newer, {"step": 6})
+    said: list[str] = []
+    assert checkpoint.latest_good(folder.parent, said.append) == newer
+    assert said == []
+    (newer / "extra.json").write_text("{}")
+    assert checkpoint.latest_good(folder.parent, said.append) == folder
+    assert len(said) == 1
+    assert "step-00000006 is damaged" in said[0]
+    assert "extra.json" in said[0]
+    shutil.rmtree(folder)
+    assert checkpoint.latest_good(folder.parent, said.append) is None
+
+
+def test_a_save_that_was_killed_leaves_no_checkpoint_and_does_not_disturb_the_next(saved, engine):
+    folder, _, _ = saved
+    half = folder.parent / ".step-00000006.tmp"
+    shutil.copytree(folder, half)
+    (half / "manifest.json").unlink()
+    assert checkpoint.list_checkpoints(folder.parent) == [folder]
+    engine.save(checkpoint.step_folder(folder.parent, 6), {"step": 6})
+    assert engine.load(checkpoint.step_folder(folder.parent, 6)) == {"step": 6}
+    assert not half.exists()
+
+
+def test_saving_the_same_step_again_replaces_it(saved, engine):
+    folder, _, _ = saved
+    engine.save(folder, {"again": True})
+    assert engine.load(folder) == {"again": True}
+    assert [path.name for path in folder.parent.iterdir()] == [folder.name]
+
+
+def test_pruning_keeps_the_newest(saved):
+    folder, _, _ = saved
+    for step in (4, 5, 10):
+        shutil.copytree(folder, checkpoint.step_folder(folder.parent, step))
+    shutil.copytree(folder, folder.parent / ".step-00000009.tmp")
+    checkpoint.prune(folder.parent, keep=2)
+    assert [path.name for path in sorted(folder.parent.iterdir())] == ["step-00000005", "step-00000010"]
+
+
+def test_a_model_of_another_shape_is_refused(saved, engine):
+    folder, _, _ = saved
+    engine.close()
+    other = build(ModelConfig(**(TINY.model_dump() | {"ffn_hidden_size": 64})))
+    with pytest.raises(StemmaError, match="another shape: ffn_hidden_size: 48 -> 64"):
+        other.load(folder)
+
+
+def test_the_manifest_lists_every_file(saved):
+    folder, _, _ = saved
+    listed = set(json.loads((folder / "manifest.json").read_text()))
+    there = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+    assert there - listed == {"manifest.json"}

@@ -1,0 +1,157 @@
+import math
+
+import pytest
+import torch
+
+from pretrain.batch import MicroBatch, StepBatch
+from stemma.core.errors import StemmaError
+from tests.pretrain.helpers import SEQ, VOCAB, batch, build, rows, run_ranks, train
+
+
+@pytest.fixture
+def engine():
+    engine = build()
+    yield engine
+    engine.close()
+
+
+def test_token_loss_is_cross_entropy_and_so_is_its_gradient(engine, monkeypatch):
+    monkeypatch.setattr("pretrain.engine._TokenLoss.BLOCK", 3 * VOCAB)  # several blocks, the last one short
+    generator = torch.Generator().manual_seed(0)
+    logits = (5 * torch.randn(SEQ, 2, VOCAB, generator=generator)).transpose(0, 1)
+    labels = torch.randint(0, VOCAB, (2, SEQ), generator=generator)
+    weights = torch.randn(2, SEQ, generator=generator)
+    mine, reference = logits.clone().requires_grad_(), logits.double().requires_grad_()
+    loss = engine.token_loss(mine, labels)
+    expected = torch.nn.functional.cross_entropy(reference.transpose(1, 2), labels, reduction="none")
+    torch.testing.assert_close(loss.double(), expected, atol=2e-6, rtol=1e-6)
+    (loss * weights).sum().backward()
+    (expected * weights).sum().backward()
+    torch.testing.assert_close(mine.grad.double(), reference.grad, atol=1e-6, rtol=1e-5)
+
+
+def test_huge_logits_do_not_overflow(engine):
+    logits = torch.tensor([[[3e38, -3e38, 0.0]]])
+    assert engine.token_loss(logits, torch.tensor([[0]])).item() == 0.0
+
+
+def test_training_learns_a_batch_by_heart(engine):
+    def loss(logits, micro):
+        return (engine.token_loss(logits, micro.labels) * micro.loss_mask).sum(), {}
+
+    results = [engine.train_step(batch(0), loss, lr=1e-2) for _ in range(60)]
+    assert results[0].loss > math.log(VOCAB) * 0.9
+    assert results[-1].loss < 0.3
+    assert not any(result.skipped for result in results)
+
+
+def test_positions_outside_the_mask_teach_nothing(engine):
+    tokens, labels, mask = rows(0, count=1)
+    other = torch.where(mask > 0, labels, (labels + 1) % VOCAB)
+    losses = []
+    for version in (labels, other):
+        micro = MicroBatch(tokens, version, mask, torch.zeros_like(tokens))
+        losses.append(engine.evaluate([micro]))
+    assert losses[0] == losses[1]
+
+
+def test_metrics_are_sums_over_the_denominator(engine):
+    def loss(logits, micro):
+        each = engine.token_loss(logits, micro.labels) * micro.loss_mask
+        return each.sum(), {"supervised": micro.loss_mask.sum()}
+
+    result = engine.train_step(batch(0), loss, lr=0.0)
+    assert result.metrics == {"supervised": pytest.approx(1.0)}
+
+
+def test_evaluation_agrees_with_log_probabilities_and_changes_nothing(engine):
+    tokens, _, _ = rows(3)
+    before = engine.parameter_hash()
+    labels = torch.cat([tokens[:, 1:], tokens[:, :1]], 1)
+    mask = torch.ones_like(tokens, dtype=torch.float32)
+    mask[:, -1] = 0
+    loss = engine.evaluate([MicroBatch(tokens, labels, mask, torch.zeros_like(tokens))])
+    logprobs = engine.token_logprobs_no_grad(tokens)
+    assert loss == pytest.approx(-logprobs.double().sum().item(), rel=1e-6)
+    assert torch.equal(logprobs[:, -1], torch.zeros(len(tokens)))
+    assert engine.parameter_hash() == before
+
+
+def test_documents_packed_into_one_row_are_as_if_alone(engine):
+    tokens, labels, _ = rows(4, count=2, seq=12)
+    mask = torch.ones_like(tokens, dtype=torch.float32)
+    alone = engine.evaluate([MicroBatch(tokens, labels, mask, torch.zeros_like(tokens))])
+    packed = MicroBatch(
+        *(x.reshape(1, -1) for x in (tokens, labels, mask)), torch.zeros(1, 24, dtype=torch.long)
+    )
+    mixed = engine.evaluate([packed])
+    packed.extra["documents"] = torch.tensor([[0] * 12 + [1] * 12])
+    assert engine.evaluate([packed]) == pytest.approx(alone, rel=1e-6)  # rotary position is relative
+    assert mixed != pytest.approx(alone, rel=1e-6)
+
+
+def test_norms_are_not_decayed_and_matrices_are(engine):
+    before = {name: tensor.clone() for name, tensor in engine.hf_state_dict().items()}
+
+    def flat(logits, micro):
+        return logits.sum() * 0.0, {}
+
+    engine.train_step(batch(0), flat, lr=0.5)
+    after = engine.hf_state_dict()
+    for name, tensor in before.items():
+        kept = 1.0 if "norm" in name else 1 - 0.5 * 0.1
+        torch.testing.assert_close(after[name], tensor * kept)
+
+
+def test_gradients_are_clipped_to_the_configured_norm(engine):
+    def steep(logits, micro):
+        return 1e4 * (engine.token_loss(logits, micro.labels) * micro.loss_mask).sum(), {}
+
+    result = engine.train_step(batch(0), steep, lr=0.0)
+    squares = sum(p.main_grad.double().square().sum().item() for p in engine.module.parameters())
+    assert result.grad_norm > 100
+    assert math.sqrt(squares) == pytest.approx(1.0, rel=1e-4)
+
+
+def test_a_batch_without_supervised_tokens_is_refused(engine):
+    with pytest.raises(StemmaError, match="no supervised token"):
+        engine.train_step(
+            StepBatch(batch(0).micro, {}, "", 0.0), lambda logits, micro: (logits.sum(), {}), 1e-3
+        )
+
+
+def test_a_wrong_number_of_processes_is_refused(engine):
+    with pytest.raises(StemmaError, match="1 processes, but needs 2"):
+        build(data_parallel=2)
+
+
+def test_the_same_seed_trains_the_same_weights(engine):
+    losses = train(engine, 0, 4)
+    digest = engine.parameter_hash()
+    engine.close()
+    again = build()
+    assert train(again, 0, 4) == losses
+    assert again.parameter_hash() == digest
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("topology", "sharded"),
+    [("2,1,1", "0"), ("1,2,1", "0"), ("1,1,2", "0"), ("1,1,2", "1")],
+    ids=["TP=2", "PP=2", "DP=2", "DP=2, sharded optimizer"],
+)
+def test_two_ranks_train_what_one_does(engine, topology, sharded, tmp_path):
+    initial = {name: tensor.clone() for name, tensor in engine.hf_state_dict().items()}
+    losses = train(engine, 0, 6)
+    tokens, labels, mask = rows(99)
+    evaluation = engine.evaluate([MicroBatch(tokens, labels, mask, torch.zeros_like(tokens))])
+    found = run_ranks("split", 2, tmp_path, topology, sharded)
+    for name, tensor in initial.items():
+        assert torch.equal(torch.tensor(found["initial"][name]), tensor), name  # bit for bit
+    assert found["losses"] == pytest.approx(losses, rel=1e-5)
+    assert found["evaluation"] == pytest.approx(evaluation, rel=1e-5)
+    logprobs = engine.token_logprobs_no_grad(tokens)
+    torch.testing.assert_close(torch.tensor(found["logprobs"]), logprobs, atol=5e-4, rtol=1e-4)
+    assert found["final"].keys() == initial.keys()
+    for name, tensor in engine.hf_state_dict().items():
+        torch.testing.assert_close(torch.tensor(found["final"][name]), tensor, atol=5e-4, rtol=1e-3)
