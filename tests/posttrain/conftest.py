@@ -251,3 +251,8 @@ def sft_config() -> Callable[..., SFTConfig]:
 @pytest.fixture(scope="session")
 def rl_config() -> Callable[..., RLConfig]:
     return make_rl_config
+
+
+@pytest.fixture(scope="session")
+def model_config() -> ModelConfig:
+    return ModelConfig.model_validate(MODEL)

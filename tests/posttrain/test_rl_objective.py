@@ -20,7 +20,7 @@ from stemma.core.ledger import Ledger, compare
 
 
 class Digits(Environment):
-    """Rewards the share of digits in what is written: something a random model can improve at in a few steps."""
+    """Rewards the share of digits in what is written, which a random model can improve at in a few steps."""
 
     name = "digits"
 
