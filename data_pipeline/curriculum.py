@@ -132,6 +132,41 @@ def source_weights(phase: PhaseConfig, sources: Mapping[str, PlannedSource]) -> 
     return {name: shares[name] for name in sorted(shares)}
 
 
+def leave_out(
+    curriculum: CurriculumConfig, skipped: Mapping[str, str], sources: Mapping[str, PlannedSource]
+) -> tuple[CurriculumConfig, list[str]]:
+    """The curriculum without weights of what the corpus could not reach; the other weights share its budget.
+
+    Only what is recorded as skipped is left out: any other unknown name stays an error.
+
+    Args:
+        curriculum: as the profile has it.
+        skipped: sources out of reach when the corpus was made, with their domains.
+        sources: what there is.
+
+    Returns:
+        the curriculum to plan, and the names left out.
+
+    Raises:
+        PlanError: nothing is left of a phase.
+    """
+    present = {source.domain for source in sources.values()}
+    absent = (skipped.keys() | set(skipped.values())) - sources.keys() - present
+    left_out: dict[str, None] = {}
+    phases = []
+    for phase in curriculum.phases:
+        gone = [name for name in (*phase.weights, *phase.max_epochs) if name in absent]
+        weights = {name: weight for name, weight in phase.weights.items() if name not in absent}
+        if gone and not any(weights.values()):
+            raise PlanError(
+                f"phase {phase.name!r}: every source it reads was out of reach: {', '.join(gone)}"
+            )
+        epochs = {name: cap for name, cap in phase.max_epochs.items() if name not in absent}
+        phases.append(phase.model_copy(update={"weights": weights, "max_epochs": epochs}))
+        left_out.update(dict.fromkeys(gone))
+    return curriculum.model_copy(update={"phases": tuple(phases)}), list(left_out)
+
+
 def _check_length(phase: PhaseConfig, sources: Mapping[str, PlannedSource]) -> None:
     for name, source in sources.items():
         if source.universe.chunk % phase.sequence_length:
@@ -170,7 +205,12 @@ class PlanStage(Stage):
 
     def run(self, work: Workspace) -> dict[str, Any]:
         previous = Plan.load(self.inputs["previous"].path) if "previous" in self.inputs else None
-        plan = build_plan(self.config, self._sources(previous), previous.cursors() if previous else None)
+        sources = self._sources(previous)
+        curriculum, left_out = leave_out(self.config.curriculum, self._skipped(), sources)
+        if left_out:
+            work.progress.say(f"the mix goes on without {', '.join(left_out)}: out of reach for the corpus")
+        config = self.config.model_copy(update={"curriculum": curriculum})
+        plan = build_plan(config, sources, previous.cursors() if previous else None)
         write_json(work.path / PLAN_FILE, plan.to_json())
         ledger = plan.counts(plan.total_samples)
         return {
@@ -179,8 +219,17 @@ class PlanStage(Stage):
             "steps": plan.total_steps,
             "phases": len(plan.phases),
             "waste": sum(sum(phase.waste.values()) for phase in plan.phases),
+            "left_out": left_out,
             "domains": {domain: count.tokens for domain, count in sorted(ledger.by_domain().items())},
         }
+
+    def _skipped(self) -> dict[str, str]:
+        """Sources the corpus behind the tokens could not reach, with their domains."""
+        found: dict[str, str] = {}
+        for role, artifact in self.inputs.items():
+            if role != "previous":
+                found |= read_json(artifact.file(INDEX_FILE)).get("skipped", {})
+        return found
 
     def _sources(self, previous: Plan | None) -> dict[str, PlannedSource]:
         """Sources of the tokens artifacts; those planned before keep their seed and must be the same."""

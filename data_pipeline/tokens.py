@@ -29,7 +29,7 @@ from data_pipeline.config import TokensConfig
 from data_pipeline.permutation import permutation
 from data_pipeline.shards import INDEX_FILE, TokenShard, token_dtype, write_index
 from stemma.core.errors import DamagedError, StageFailed, StemmaError
-from stemma.core.files import write_atomic, write_json
+from stemma.core.files import read_json, write_atomic, write_json
 from stemma.core.stage import Stage, Workspace
 from tokenizer.chat import render
 from tokenizer.load import encode_text, load, token_bytes
@@ -148,6 +148,12 @@ class TokensStage(Stage):
     kind = "tokens"
     config: TokensConfig
 
+    def _skipped(self) -> dict[str, str]:
+        """Sources that the corpus could not reach, with their domains: a plan may go on without them."""
+        record = self.inputs["corpus"].path / "sources.json"
+        described = read_json(record) if record.exists() else []
+        return {entry["id"]: entry["domain"] for entry in described if "skipped" in entry}
+
     def run(self, work: Workspace) -> dict[str, Any]:
         folder = self.inputs["tokenizer"].path / "hf"
         _, sizes = _vocabulary(folder)
@@ -161,6 +167,7 @@ class TokensStage(Stage):
             "dtype": dtype.__name__,
             "sequence_chunk": self.config.sequence_chunk,
             "sources": sources,
+            "skipped": self._skipped(),
         }
         write_json(work.path / INDEX_FILE, index)
         splits = [(entry["domain"], *pair) for entry in sources.values() for pair in entry["splits"].items()]

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from data_pipeline.config import CurriculumConfig, PhaseConfig, PlanConfig
-from data_pipeline.curriculum import Plan, PlanError, PlanStage, build_plan, source_weights
+from data_pipeline.curriculum import Plan, PlanError, PlanStage, build_plan, leave_out, source_weights
 from data_pipeline.cursor import Reader, Universe
 from data_pipeline.plan import PlannedSource, plan_from_json
 from stemma.core.artifact import Artifact, Store
@@ -231,6 +231,23 @@ def test_unknown_names_are_refused_with_the_known_ones(field: str) -> None:
         build_plan(config(wanted), sources())
     assert "domains: code, stem, web" in str(refusal.value)
     assert "sources: maths, news, python, wiki" in str(refusal.value)
+
+
+def test_only_what_was_out_of_reach_is_left_out() -> None:
+    wanted = config(phase(weights={"web": 75, "stem": 15, "code": 10}, max_epochs={"web": 2})).curriculum
+    offline = {name: source for name, source in sources().items() if source.domain != "web"}
+    skipped = {"wiki": "web", "news": "web"}
+    curriculum, left_out = leave_out(wanted, skipped, offline)
+    assert left_out == ["web"]
+    assert curriculum.phases[0].weights == {"stem": 15, "code": 10}
+    assert curriculum.phases[0].max_epochs == {}
+    build_plan(PlanConfig(curriculum=curriculum, global_batch_size=8), offline)
+    assert leave_out(wanted, {}, offline) == (wanted, [])  # not recorded as skipped: build_plan refuses it
+    with pytest.raises(PlanError, match="'web' is neither"):
+        build_plan(PlanConfig(curriculum=wanted, global_batch_size=8), offline)
+    assert leave_out(wanted, {"wiki": "web"}, sources({"news": 9_001}))[1] == []  # the domain has other text
+    with pytest.raises(PlanError, match="out of reach: web"):
+        leave_out(config(phase(weights={"web": 1})).curriculum, skipped, offline)
 
 
 def test_a_length_that_does_not_divide_the_super_chunk_is_refused() -> None:
