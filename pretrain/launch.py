@@ -78,7 +78,7 @@ def launch(
 
     Raises:
         Preempted: SIGTERM or Ctrl-C came; a checkpoint was written.
-        StageFailed: a rank failed; holds the end of the log and says where the log is.
+        StageFailed: a rank failed; holds its traceback or the end of the log, and says where the log is.
         StemmaError: a rank raised this error, which explains itself.
     """
     scratch = work.scratch
@@ -206,8 +206,11 @@ def _failure(name: str, code: int, scratch: Path, log: Path, log_start: int) -> 
     else:
         signal_hint = " (a signal; -9 may be the out-of-memory killer)" if code < 0 else ""
         what = f"torchrun ended with code {code}{signal_hint}"
-    with open(log, "rb") as handle:
-        handle.seek(log_start)
-        lines = handle.read().decode(errors="replace").splitlines()
+    if first:  # the log's end is torchrun's account of the same
+        lines = first["traceback"].splitlines()
+    else:
+        with open(log, "rb") as handle:
+            handle.seek(log_start)
+            lines = handle.read().decode(errors="replace").splitlines()
     end = "\n".join(f"  | {line}" for line in lines[-LOG_LINES:])
     return StageFailed(f"training {name} failed, {what}\n{end}\nThe whole log: {log}")

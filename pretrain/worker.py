@@ -72,7 +72,13 @@ def main() -> None:
     except Exception as error:
         rank = os.environ.get("RANK", "0")
         message = str(error) if isinstance(error, StemmaError) else repr(error)
-        record = {"error": type(error).__name__, "message": message, "rank": rank, "time": time.time()}
+        record = {
+            "error": type(error).__name__,
+            "message": message,
+            "traceback": traceback.format_exc(),
+            "rank": rank,
+            "time": time.time(),
+        }
         write_json(Path(job.scratch) / f"failure.{rank}.json", record)
         traceback.print_exc()
         sys.exit(1)

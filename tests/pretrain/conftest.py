@@ -136,7 +136,7 @@ def training_config(**changes: Any) -> TrainingConfig:
     return TrainingConfig.model_validate(fields | changes)
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def make_run(inputs: dict[str, Artifact], make_plan: Callable[..., Any]) -> Callable[..., list[str]]:
     """``make_run(store, steps, ranks, **training)``: the command that runs a stage as a program."""
 
@@ -175,7 +175,7 @@ def engine() -> Iterator[Any]:
     built.close()
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def make_plan(inputs: dict[str, Artifact]) -> Callable[..., Artifact]:
     """``make_plan(steps, lengths, batch)``: a plan over the tiny tokens."""
 

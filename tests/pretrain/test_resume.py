@@ -16,9 +16,13 @@ from stemma.core.files import read_jsonl
 
 STEPS = 30
 EVERY = 7
+PATIENCE = 240  # seconds; a run takes five on an idle machine
 SAME = ("receipts.jsonl", "ledger.json", "evaluation.json", "hf/model.safetensors", "hf/config.json")
 
 Starter = Callable[..., subprocess.Popen[str]]
+
+
+SETTINGS = {"global_batch_size": 32, "checkpoint_every": EVERY}
 
 
 @pytest.fixture
@@ -26,15 +30,22 @@ def start(make_run: Callable[..., list[str]], tmp_path: Path) -> Starter:
     """``start(store, ranks)``: the stage as a program in its own session."""
 
     def begin(store: str, ranks: int = 1) -> "subprocess.Popen[str]":
-        command = make_run(tmp_path / store, STEPS, ranks, global_batch_size=32, checkpoint_every=EVERY)
+        command = make_run(tmp_path / store, STEPS, ranks, **SETTINGS)
         return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True)
 
     return begin
 
 
+@pytest.fixture(scope="module")
+def straight(make_run: Callable[..., list[str]], tmp_path_factory: pytest.TempPathFactory) -> Artifact:
+    """What a run that nobody disturbs ends with."""
+    command = make_run(tmp_path_factory.mktemp("straight"), STEPS, 1, **SETTINGS)
+    return finish(subprocess.Popen(command, stdout=subprocess.PIPE, text=True))[1]
+
+
 def finish(process: "subprocess.Popen[str]") -> tuple[list[str], Artifact]:
     """What a run said, and the artifact it ended with."""
-    output, _ = process.communicate(timeout=120)
+    output, _ = process.communicate(timeout=PATIENCE)
     assert process.returncode == 0, output
     *said, path = output.splitlines()
     return said, open_artifact(Path(path))
@@ -46,7 +57,7 @@ def receipts(store: Path) -> int:
 
 def kill_when(process: "subprocess.Popen[str]", condition: Callable[[], object]) -> None:
     """SIGKILL the program's process group as soon as the condition holds."""
-    deadline = time.monotonic() + 90
+    deadline = time.monotonic() + PATIENCE
     while not condition():
         assert process.poll() is None, "it ended before it could be killed"
         assert time.monotonic() < deadline
@@ -69,8 +80,8 @@ def still_running(store: Path) -> list[str]:
 
 
 @pytest.mark.slow
-def test_killed_anywhere_it_ends_the_same(start: Starter, tmp_path: Path) -> None:
-    _, straight = finish(start("straight"))
+@pytest.mark.timeout(900)
+def test_killed_anywhere_it_ends_the_same(start: Starter, straight: Artifact, tmp_path: Path) -> None:
     store = tmp_path / "killed"
     rng = random.Random(20251224)
     unfinished = lambda: list(store.glob("artifacts/stem-*/.scratch/checkpoint/.step-*.tmp"))  # noqa: E731
@@ -100,6 +111,7 @@ def test_killed_anywhere_it_ends_the_same(start: Starter, tmp_path: Path) -> Non
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_asked_to_stop_it_leaves_a_checkpoint_and_goes_on_from_there(start: Starter, tmp_path: Path) -> None:
     reached = 0
     for number in (signal.SIGINT, signal.SIGTERM):  # Ctrl-C, then a scheduler
@@ -109,7 +121,7 @@ def test_asked_to_stop_it_leaves_a_checkpoint_and_goes_on_from_there(start: Star
             assert process.poll() is None
             time.sleep(0.002)
         process.send_signal(number)
-        output, _ = process.communicate(timeout=60)
+        output, _ = process.communicate(timeout=PATIENCE)
         assert process.returncode == Preempted.exit_code, output
         if reached:
             assert f"continuing stem from step {reached} (checkpoint/step-{reached:08d})" in output
@@ -122,8 +134,9 @@ def test_asked_to_stop_it_leaves_a_checkpoint_and_goes_on_from_there(start: Star
 
 
 @pytest.mark.slow
-def test_two_data_parallel_ranks_see_the_same_batches(start: Starter, tmp_path: Path) -> None:
-    _, one = finish(start("one"))
+@pytest.mark.timeout(900)
+def test_two_data_parallel_ranks_see_the_same_batches(start: Starter, straight: Artifact) -> None:
+    one = straight
     _, two = finish(start("two", ranks=2))
     pairs = list(zip(read_jsonl(one.file("receipts.jsonl")), read_jsonl(two.file("receipts.jsonl"))))
     assert len(pairs) == STEPS
