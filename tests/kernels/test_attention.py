@@ -23,7 +23,7 @@ def test_it_is_the_definition_in_fp64_and_so_are_its_gradients(d_qk, d_v, docume
     expected.square().sum().backward()
     wanted = [expected, *(x.grad for x in expected_inputs)]
     for found, right in zip([out, *mine], wanted):
-        assert (found - right).abs().max() <= 1e-6 * right.abs().max()
+        assert (found - right).abs().max() <= 5e-6 * right.abs().max()
 
 
 def test_the_future_has_no_influence():
