@@ -126,9 +126,7 @@ def play(
         task, key = request.task, (request.environment, request.task.id)
         if key not in prompts:
             prompts[key] = render(tokenizer, task.messages, task.tools, add_generation_prompt=True).ids
-    episodes = [
-        Rollout(request.task, prompts[request.environment, request.task.id]) for request in requests
-    ]
+    episodes = [Rollout(request.task, prompts[request.environment, request.task.id]) for request in requests]
     rows = [Row(request.seed, list(episode.prompt_ids)) for request, episode in zip(requests, episodes)]
     longest = max((request.max_turns for request in requests), default=0)
     acting = list(range(len(requests)))

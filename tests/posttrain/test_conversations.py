@@ -52,7 +52,7 @@ def test_too_long_conversations_are_left_out_whole_and_counted(
 def test_an_unknown_family_is_refused_with_the_known_ones(
     trajectories: Artifact, tokenizer: PreTrainedTokenizerFast
 ) -> None:
-    with pytest.raises(ConversationError, match="'poems'.*coins, maths, spell"):
+    with pytest.raises(ConversationError, match=r"'poems'.*coins, maths, spell"):
         read_conversations(trajectories.file("trajectories.jsonl"), tokenizer, ("coins", "poems"), 512)
 
 
