@@ -11,14 +11,14 @@ from typing import Annotated, Any
 from prefect import flow, get_run_logger, runtime, task
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
 from prefect.cache_policies import NO_CACHE
-from prefect.states import Cancelled
+from prefect.states import Cancelled, State
 from prefect.utilities.annotations import quote
 from pydantic import Field
 
 from flows.events import TaskListener, artifact_key
 from flows.orphans import mark
 from flows.tables import mix_table, report_markdown, summary_markdown
-from stemma.core.artifact import Artifact, Store
+from stemma.core.artifact import Store
 from stemma.core.errors import Preempted
 from stemma.pipeline import Run, nodes
 from stemma.profile import load_profile, profile_names
@@ -42,9 +42,7 @@ def make(walk: Run, node: str, title: str) -> None:
         artifact = walk.make(node)
     finally:
         walk.listeners.remove(listener)
-    create_markdown_artifact(
-        summary_markdown(artifact, title), key=artifact_key("stage", node), description=f"{artifact}"
-    )
+    create_markdown_artifact(summary_markdown(artifact), key=artifact_key("stage", node), description=title)
     table = mix_table(artifact)
     if table:
         create_table_artifact(
@@ -54,23 +52,18 @@ def make(walk: Run, node: str, title: str) -> None:
         )
 
 
-def follow(walk: Run, stop_after: str) -> Artifact | None:
-    """Make the nodes up to ``stop_after`` and show the report; returns the last artifact."""
+def follow(walk: Run, stop_after: str) -> None:
+    """Make the nodes up to ``stop_after``, each as a task, and show the report."""
     for name in walk.order(stop_after):
         make(quote(walk), name, walk.nodes[name].title)
-    last = next(reversed(walk.artifacts.values()), None)
-    text = walk.finish().read_text(encoding="utf-8")
-    create_markdown_artifact(
-        report_markdown(text, last, walk.store),
-        key=artifact_key("report", walk.name),
-        description="The run's report",
-    )
-    return last
+    walk.finish()
+    text = report_markdown(walk.name, walk.profile.description, walk.artifacts, walk.store)
+    create_markdown_artifact(text, key=artifact_key("report", walk.name), description="The run's report")
 
 
 @flow(
     name="pipeline",
-    description="Corpus, tokenizer, four training stages, SFT, RL, evaluation, export. Running it again continues.",
+    description="From the corpus over training, SFT and RL to an exported model. Run again, it continues.",
     flow_run_name="{profile}",
     retries=0,
     persist_result=False,
@@ -80,13 +73,13 @@ def pipeline(
     stop_after: StageName = LAST,
     overrides: list[str] = [],  # noqa: B006 (Prefect reads the default into the form)
     root: str = "runs",
-) -> Any:
+) -> State[Any] | None:
     """Make what a profile describes, stage by stage; what is there already is verified and kept.
 
     Args:
         profile: What to make: a profile in configs/.
         stop_after: The last stage to make; those before it are made or verified first.
-        overrides: Changes to the profile, one per line, such as training.stem.steps=200.
+        overrides: Changes to the profile, one per line, such as training.stem.schedule.peak_lr=0.001.
         root: Folder of runs, artifacts and downloads, on the worker's machine.
     """
     walk = given_walk.get()
@@ -95,8 +88,8 @@ def pipeline(
     else:
         mark(runtime.flow_run.id)
     try:
-        last = follow(walk, stop_after)
+        follow(walk, stop_after)
     except Preempted as stopped:
         # Asked to stop and left a checkpoint: not a failure. "Retry" or the same command continues.
         return Cancelled(message=str(stopped), data=stopped)
-    return str(last)
+    return None

@@ -11,6 +11,7 @@ from stemma.core.progress import BEGIN, FAILED, SAY, SEALED, SKIPPED, STEP, Even
 from stemma.terminal import duration, headline
 
 INTERVAL = 1.0  # seconds between two updates of a progress artifact
+LOG_INTERVAL = 10.0  # seconds between two log lines of progress: the history that the artifact overwrites
 
 
 def artifact_key(*parts: str) -> str:
@@ -29,6 +30,7 @@ class TaskListener:
         self.logger = logger
         self.artifact: UUID | None = None
         self.updated = 0.0
+        self.logged = time.monotonic()
         self.latest: Event | None = None
         self.unreachable = False
 
@@ -36,22 +38,23 @@ class TaskListener:
         if event.stage != self.node:
             return
         if event.kind == BEGIN:
-            self.logger.info("begins%s", f": {event.text}" if event.text else "")
+            self.logger.info("%s begins%s", self.node, f": {event.text}" if event.text else "")
         elif event.kind == STEP:
             self.latest = event
             if time.monotonic() - self.updated >= INTERVAL:
                 self._show(event)
         elif event.kind == SAY:
-            self.logger.info(event.text)
+            self.logger.info("%s: %s", self.node, event.text)
         elif event.kind == SEALED:
             self._show(self.latest, done=True)
-            self.logger.info("sealed %s after %s", event.text, duration(event.metrics.get("seconds", 0.0)))
+            seconds = duration(event.metrics.get("seconds", 0.0))
+            self.logger.info("%s is done after %s: %s", self.node, seconds, event.text)
         elif event.kind == SKIPPED:
-            self.logger.info("is there and intact: %s", event.text)
+            self.logger.info("%s is there and intact: %s", self.node, event.text)
         elif event.kind == FAILED:
             if self.latest:
                 self._show(self.latest)
-            self.logger.error(event.text)
+            self.logger.error("%s failed: %s", self.node, event.text)
 
     def _show(self, event: Event | None, done: bool = False) -> None:
         self.updated = time.monotonic()
@@ -63,7 +66,9 @@ class TaskListener:
             text = f"{self.node}: {event.step:,} of {event.total:,} {event.unit}" + (
                 f", {figures}" if figures else ""
             )
-            self.logger.debug(text)
+            if time.monotonic() - self.logged >= LOG_INTERVAL:
+                self.logged = time.monotonic()
+                self.logger.info(text)
         try:
             if self.artifact is None:
                 self.artifact = create_progress_artifact(

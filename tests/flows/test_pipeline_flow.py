@@ -81,7 +81,7 @@ def test_every_node_is_a_task_with_its_artifacts(client, run, tmp_path) -> None:
     from prefect.client.schemas.filters import LogFilter, LogFilterFlowRunId
 
     logs = client.read_logs(LogFilter(flow_run_id=LogFilterFlowRunId(any_=[flow_run.id])))
-    assert sum(log.message == "almost done" for log in logs) == 3
+    assert sum(log.message.endswith(": almost done") for log in logs) == 3
 
 
 def test_a_second_run_only_verifies(client, run, tmp_path) -> None:

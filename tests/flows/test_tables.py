@@ -25,7 +25,7 @@ def test_mix_counts_every_source_and_domain(made: dict[str, Artifact]) -> None:
         ("code", "(all)", 100, "25.0%"),
         ("web", "(all)", 300, "75.0%"),
     ]
-    assert table[0]["supervised tokens"] == 90
+    assert table[0]["supervised"] == 90
     assert {row["equal"] for row in table} == {"yes"}
 
 
@@ -46,24 +46,23 @@ def test_no_ledger_no_table(made: dict[str, Artifact]) -> None:
 
 
 def test_summary_names_figures_and_inputs(made: dict[str, Artifact]) -> None:
-    text = summary_markdown(made["plan.second"], "write the second")
+    text = summary_markdown(made["plan.second"])
     assert f"source: `{made['first']}`" in text
-    assert "| bits_per_byte.after.web | 1.9 |" in text
+    assert "| bits_per_byte.web | 2.2 → 1.9 |" in text
     assert "| tokens | 400 |" in text
-    assert "nothing of ours" in summary_markdown(made["first"], "")
+    assert "nothing of ours" in summary_markdown(made["first"])
 
 
-def test_report_lists_the_lineage_inputs_first(made: dict[str, Artifact]) -> None:
+def test_report_has_a_row_per_stage_and_lists_the_lineage(made: dict[str, Artifact]) -> None:
     from stemma.core.artifact import Store
 
     store = Store(made["first"].path.parent.parent)
-    text = report_markdown(
-        "# Run\n\n## What was made from what\n\n```mermaid\nx\n```\n", made["third"], store
-    )
+    text = report_markdown("toy", "A toy.", made, store)
+    assert "| third | 400 | web 2.20 → 1.90 |  | " in text
     assert "mermaid" not in text
     order = [text.index(f"- `{made[name]}`") for name in ("first", "plan.second", "third")]
     assert order == sorted(order)
-    assert report_markdown("# Run\n", None, store) == "# Run\n"
+    assert f"- `{made['third']}` from `{made['plan.second']}`" in text
 
 
 @pytest.mark.parametrize(
@@ -85,4 +84,6 @@ def test_figures_read_well(value: object, shown: str) -> None:
 
 def test_nested_figures_get_dotted_names() -> None:
     assert flatten({"a": {"b": 1, "c": {"d": 2}}, "e": [1]}) == [("a.b", 1), ("a.c.d", 2), ("e", [1])]
+    measured = {"bits": {"before": {"web": 2.2, "code": 1.0}, "after": {"web": 1.9}}}
+    assert flatten(measured) == [("bits.web", "2.2 → 1.9"), ("bits.code", "1 → ")]
     assert artifact_key("mix", "plan.stem_x") == "mix-plan-stem-x"

@@ -89,9 +89,11 @@ def test_from_the_form_to_a_finished_run(home, tmp_path) -> None:
     assert "Traceback" not in "".join(lines)
     assert not is_healthy(f"http://127.0.0.1:{port}/api")
     assert not (tmp_path / "prefect" / "stemma-server.json").exists()
-    from test_pipeline_flow import servers
+    from test_pipeline_flow import servers, states
 
     wait_until(lambda: servers(tmp_path) == [], 30, "a child outlived the UI")
+    unended = [(name, state) for name, state in states(tmp_path) if state in ("Running", "Pending")]
+    assert not unended, "what was stopped with the UI must not count as running"
 
 
 def _use(address: str, root: Path) -> None:

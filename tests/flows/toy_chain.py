@@ -1,4 +1,4 @@
-"""A pipeline of three nodes that a flow can run in seconds. As in the command line, no Prefect is imported."""
+"""A pipeline of three nodes that a flow can run in seconds. Like the command line, it imports no Prefect."""
 
 import time
 from pathlib import Path
