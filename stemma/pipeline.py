@@ -226,7 +226,7 @@ class Run:
         reason = ""
         if recorded and recorded["fingerprint"] != stage.fingerprint:
             changes = differences(recorded["identity"], identity)
-            reason = "made anew, because " + "; ".join(changes)
+            reason = "made anew, because " + _in_short(changes)
         # Recorded before it runs: if this attempt dies, the next one still knows what changed and what it
         # continues.
         entry = {"fingerprint": stage.fingerprint, "identity": identity, "sealed": False, "reason": reason}
@@ -249,6 +249,13 @@ class Run:
         from stemma.report import write_report
 
         return write_report(self)
+
+
+def _in_short(changes: list[str], lines: int = 4, width: int = 160) -> str:
+    """The first few changes, each cut to a readable length; run.json holds both identities whole."""
+    shown = [change if len(change) <= width else change[: width - 3] + "..." for change in changes[:lines]]
+    more = [f"and {len(changes) - lines} more"] if len(changes) > lines else []
+    return "; ".join(shown + more)
 
 
 def open_run(store: Store, name: str) -> dict[str, Artifact]:
