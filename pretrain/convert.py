@@ -119,7 +119,13 @@ def hf_config_dict(model: ModelConfig, rope_theta: float | None = None, **overri
         model: the shape.
         rope_theta: base of the rotary frequencies, if a later stage changed the model's.
         overrides: further fields, such as ``bos_token_id`` and ``eos_token_id``.
+
+    Raises:
+        ValueError: ``pad_token_id`` is among them. transformers zeroes that row of the embedding on loading, and
+            ours is the end token's: a model loaded so could never end a turn.
     """
+    if overrides.get("pad_token_id") is not None:
+        raise ValueError("pad_token_id does not belong into config.json; generation_config.json has it")
     return {
         "architectures": ["YoutuForCausalLM"],
         "model_type": "youtu",

@@ -310,7 +310,7 @@ def special_ids(tokenizer: Path) -> dict[str, int]:
     named = read_json(tokenizer / "tokenizer_config.json")
     vocabulary = Tokenizer.from_file(str(tokenizer / "tokenizer.json"))
     ids = {}
-    for role in ("bos_token", "eos_token", "pad_token"):
+    for role in ("bos_token", "eos_token"):
         token = named.get(role)
         text = token["content"] if isinstance(token, dict) else token
         if text is not None:

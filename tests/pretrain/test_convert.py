@@ -77,3 +77,8 @@ def test_a_redundant_copy_of_tied_embeddings_is_ignored(engine):
     state = engine.hf_state_dict()
     state["lm_head.weight"] = state["model.embed_tokens.weight"]
     assert "output_layer.weight" not in convert.hf_to_megatron(state, engine.model)
+
+
+def test_a_padding_id_is_refused_because_loading_would_zero_its_row():
+    with pytest.raises(ValueError, match="pad_token_id"):
+        convert.hf_config_dict(TINY, bos_token_id=1, eos_token_id=2, pad_token_id=2)

@@ -5,6 +5,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM
 
 from midtrain.config import MidtrainConfig
 from midtrain.stage import MidtrainStage
@@ -45,6 +48,11 @@ def test_a_stage_continues_the_one_before_over_longer_sequences(
     assert ledger["planned"] == ledger["realized"]
     for relative in ("checkpoint/manifest.json", "hf/config.json", "hf/model.safetensors", "evaluation.json"):
         second.file(relative)
+    # What evaluation and rollouts load is what was trained: every row, the end token's too.
+    loaded = AutoModelForCausalLM.from_pretrained(second.path / "hf").state_dict()
+    saved = load_file(second.file("hf/model.safetensors"))
+    assert saved
+    assert all(torch.equal(loaded[name], tensor) for name, tensor in saved.items())
 
 
 def test_a_plan_for_other_tokens_is_refused_before_anything_starts(
