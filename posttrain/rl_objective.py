@@ -25,7 +25,6 @@ from posttrain.experience import Experience, judge, leave_out_inconsistent
 from posttrain.losses import LOSSES, kl_k3
 from posttrain.padded import padded_batch, without_loss
 from posttrain.rollouts import Request, play, token_logprobs
-from posttrain.rotary import adopt_rope_theta
 from pretrain.batch import MicroBatch, StepBatch
 from pretrain.convert import hf_config
 from pretrain.engine import Engine
@@ -230,7 +229,6 @@ def figures(experiences: Sequence[Experience]) -> dict[str, float]:
 def policy_gradient(job: Job, engine: Engine) -> PolicyGradient:
     """The entry of RL jobs. ``job.arguments``: ``rl`` (an ``RLConfig`` as JSON)."""
     config = RLConfig.model_validate(job.arguments["rl"])
-    adopt_rope_theta(job, engine)
     reference = None
     if config.loss.kl and engine.rank == 0:
         assert job.init is not None

@@ -9,7 +9,6 @@ from torch import Tensor
 from posttrain.config import SFTConfig
 from posttrain.conversations import Conversation, Order, read_conversations
 from posttrain.padded import padded_batch
-from posttrain.rotary import adopt_rope_theta
 from pretrain.batch import MicroBatch, Sample, StepBatch
 from pretrain.engine import Engine
 from pretrain.launch import Job
@@ -108,5 +107,4 @@ def fine_tuning(job: Job, engine: Engine) -> FineTuning:
     conversations, left_out = read_conversations(path, tokenizer, list(config.families), config.max_tokens)
     if engine.rank == 0:
         write_json(Path(job.path) / "conversations.json", describe(conversations, left_out))
-    adopt_rope_theta(job, engine)
     return FineTuning(engine, config, conversations)
