@@ -1,1 +1,4 @@
-"""Numerical kernels: one folder each, with a torch reference, a Triton kernel and test vectors. Imports torch and triton only."""
+"""Numerical kernels: one folder each, with a torch reference, a Triton kernel and test vectors.
+
+Imports torch and triton only.
+"""

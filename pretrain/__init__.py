@@ -1,1 +1,4 @@
-"""The engine: Megatron-core model, device backends, training loop, checkpoints, receipts, conversion; stages 1 and 2."""
+"""The engine and stages 1 and 2.
+
+Megatron-core model, device backends, training loop, checkpoints, receipts, conversion.
+"""

@@ -23,13 +23,20 @@ STAGES = ("commonsense", "stem", "general", "agentic")
 class Plannable(Protocol):
     """The part of a profile that the planner reads."""
 
-    name: str
-    model: ModelConfig
-    curriculum: Any
-    training: Any
-    long_context: Any
-    sft: Any
-    rl: Any
+    @property
+    def name(self) -> str: ...
+    @property
+    def model(self) -> ModelConfig: ...
+    @property
+    def curriculum(self) -> Any: ...
+    @property
+    def training(self) -> Any: ...
+    @property
+    def long_context(self) -> Any: ...
+    @property
+    def sft(self) -> Any: ...
+    @property
+    def rl(self) -> Any: ...
 
 
 class PlannerError(StemmaError):
@@ -186,10 +193,8 @@ def stage_phases(profile: Plannable) -> Iterator[tuple[str, TrainingConfig, list
     longest = {"sft": profile.sft.max_tokens, "rl": min(written, profile.model.max_position_embeddings)}
     for name, length in longest.items():
         section = getattr(profile, name)
-        rows, base = (
-            section.training.global_batch_size,
-            section.training.rope_theta or profile.model.rope_theta,
-        )
+        rows = section.training.global_batch_size
+        base = section.training.rope_theta or profile.model.rope_theta
         yield (
             name,
             section.training,
@@ -300,10 +305,8 @@ def count_parameters(model: ModelConfig) -> int:
     """
     import torch
 
-    with warnings.catch_warnings(), single_rank(), torch.device("meta"):
-        warnings.simplefilter(
-            "ignore"
-        )  # Megatron's about missing CUDA extensions, which a count does not need
+    # Megatron warns about missing CUDA extensions, which a count does not need.
+    with warnings.catch_warnings(action="ignore"), single_rank(), torch.device("meta"):
         from pretrain.model import build_model, megatron_config
 
         module = build_model(model, megatron_config(model))
