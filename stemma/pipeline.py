@@ -59,10 +59,17 @@ def nodes() -> list[Node]:
             "read, filter and deduplicate text",
         ),
         Node(
+            "trajectories",
+            "midtrain.trajectories:TrajectoriesStage",
+            lambda p: p.trajectories,
+            {},
+            "synthesise and verify agentic trajectories",
+        ),
+        Node(
             "tokenizer",
             "tokenizer.stage:TokenizerStage",
             lambda p: p.tokenizer,
-            {"corpus": "corpus"},
+            {"corpus": "corpus", "trajectories": "trajectories"},
             "build the vocabulary",
         ),
         Node(
@@ -71,13 +78,6 @@ def nodes() -> list[Node]:
             lambda p: p.tokens,
             {"corpus": "corpus", "tokenizer": "tokenizer"},
             "tokenize the corpus",
-        ),
-        Node(
-            "trajectories",
-            "midtrain.trajectories:TrajectoriesStage",
-            lambda p: p.trajectories,
-            {},
-            "synthesise and verify agentic trajectories",
         ),
         Node(
             "agent_tokens",
@@ -259,7 +259,7 @@ def _in_short(changes: list[str], lines: int = 4, width: int = 160) -> str:
 
 
 def open_run(store: Store, name: str) -> dict[str, Artifact]:
-    """The sealed artifacts of a run, by node name.
+    """The sealed artifacts of a run by node name, in the order they are made.
 
     Raises:
         StemmaError: there is no such run; lists those there are.
@@ -270,9 +270,15 @@ def open_run(store: Store, name: str) -> dict[str, Artifact]:
         raise StemmaError(
             f"there is no run {name!r} in {store.root}; runs are: {', '.join(known) or '(none)'}"
         )
-    record = read_json(path)
-    return {
-        node: store.open(node, entry["fingerprint"])
-        for node, entry in record["nodes"].items()
-        if store.is_sealed(node, entry["fingerprint"])
-    }
+    made = read_json(path)["nodes"]
+    order = [node.name for node in nodes() if node.name in made]
+    order += sorted(made.keys() - set(order))
+    found: dict[str, Artifact] = {}
+    for node in order:
+        current = {str(artifact) for artifact in found.values()}
+        # What still stands for an earlier profile, because the run has not come to it again, is left out.
+        if not current.issuperset(made[node]["identity"]["inputs"].values()):
+            continue
+        if store.is_sealed(node, made[node]["fingerprint"]):
+            found[node] = store.open(node, made[node]["fingerprint"])
+    return found

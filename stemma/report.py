@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -16,6 +17,9 @@ if TYPE_CHECKING:
 
 DOMAINS = ("web", "stem", "code", "agent")
 EVAL_PREFIX = "eval."
+PLAN_PREFIX = "plan."
+WIDE = 120  # terminal columns from which before and after stand side by side
+NARROW = 95  # and below which the artifact is left to the report files
 
 
 def rows(artifacts: dict[str, Artifact]) -> list[dict[str, Any]]:
@@ -49,26 +53,38 @@ def rows(artifacts: dict[str, Artifact]) -> list[dict[str, Any]]:
     return found
 
 
-def table(found: list[dict[str, Any]], title: str) -> Table:
-    """The closing table for a terminal."""
-    tasks = list(dict.fromkeys(task for row in found for task in row["scores"]))
-    made = Table(title=title, title_justify="left", header_style="bold", pad_edge=False)
+def table(found: list[dict[str, Any]], title: str, width: int) -> Table:
+    """The closing table for a terminal; plans, which only prepare a stage, are in the report files alone."""
+    shown = [row for row in found if not row["stage"].startswith(PLAN_PREFIX)]
+    domains = [name for name in DOMAINS if any(name in row["bits_per_byte"] for row in shown)]
+    tasks = list(dict.fromkeys(task for row in shown for task in row["scores"]))
+    arrow = "→" if width >= WIDE else "\n"
+    made = Table(title=title, title_justify="left", header_style="bold", box=box.SIMPLE_HEAD)
+    made.padding = (0, 1, 0, 0)
+    made.caption_justify = "left"
+    made.caption = (
+        f"{', '.join(domains)}: bits per byte of held-out text, before {arrow.strip() or 'over'} after"
+    )
+    if tasks:
+        made.caption += f"; {', '.join(tasks)}: mean score on held-out tasks after the stage"
     made.add_column("stage", style="cyan", no_wrap=True)
     made.add_column("tokens", justify="right", no_wrap=True)
-    for domain in DOMAINS:
-        made.add_column(f"{domain}\nbits/byte", justify="right", no_wrap=True)
+    for domain in domains:
+        made.add_column(domain, justify="right", no_wrap=True)
     for task in tasks:
-        made.add_column(task.replace("_", "\n", 1), justify="right", no_wrap=True)
-    made.add_column("artifact", no_wrap=True, style="dim")
+        made.add_column(task.replace("_", "\n"), justify="right", no_wrap=True)
+    if width >= NARROW:
+        made.add_column("artifact", no_wrap=True, style="dim")
     made.add_column("time", justify="right", no_wrap=True)
-    for row in found:
+    for row in shown:
         bits = [
-            f"{pair[0]:.2f}→{pair[1]:.2f}" if (pair := row["bits_per_byte"].get(name)) else ""
-            for name in DOMAINS
+            f"{pair[0]:.2f}{arrow}{pair[1]:.2f}" if (pair := row["bits_per_byte"].get(name)) else ""
+            for name in domains
         ]
         scores = [f"{row['scores'][task]:.2f}" if task in row["scores"] else "" for task in tasks]
         tokens = f"{row['tokens']:,}" if row["tokens"] is not None else ""
-        made.add_row(row["stage"], tokens, *bits, *scores, row["artifact"], duration(row["seconds"]))
+        artifact = [row["artifact"].rpartition("-")[2]] if width >= NARROW else []
+        made.add_row(row["stage"], tokens, *bits, *scores, *artifact, duration(row["seconds"]))
     return made
 
 
@@ -85,7 +101,7 @@ def print_report(run: "Run", out: Console) -> None:
     path = write_report(run)
     found = rows(run.artifacts)
     out.print()
-    out.print(table(found, f"run {run.name}"))
+    out.print(table(found, f"run {run.name}", out.width))
     if line := reward_line(found):
         out.print(line)
     if export := run.artifacts.get("export"):
@@ -102,8 +118,8 @@ def write_report(run: "Run") -> Path:
     path = run.folder / "report.md"
     write_json(run.folder / "report.json", {"run": run.name, "rows": found})
     write_atomic(path, markdown(run, found))
-    recorder = Console(record=True, width=160, quiet=True, force_terminal=True)
-    recorder.print(table(found, f"run {run.name}"))
+    recorder = Console(record=True, width=132, quiet=True, force_terminal=True)
+    recorder.print(table(found, f"run {run.name}", recorder.width))
     if line := reward_line(found):
         recorder.print(line)
     write_atomic(run.folder / "report.svg", recorder.export_svg(title=f"stemma demo: {run.name}"))
