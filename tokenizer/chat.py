@@ -7,6 +7,7 @@ from functools import cache
 from importlib.resources import files
 from typing import Any
 
+from tokenizers import Tokenizer, models
 from transformers import PreTrainedTokenizerFast
 
 from tokenizer.errors import TextError
@@ -86,6 +87,30 @@ def render(
         ids += encoding.ids
         mask += [speaking and start >= prefilled for start, _ in encoding.offsets]
     return ChatTokens(ids, mask)
+
+
+def render_text(
+    messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]] | None = None
+) -> str:
+    """Messages as the chat template writes them, special tokens included; needs no vocabulary.
+
+    For learning one. Control tokens inside a message cannot be told from the template's own here.
+
+    Raises:
+        TextError: a message is malformed, or the text holds a lone surrogate; says which or where.
+    """
+    check_messages(messages)
+    text = _template_only().apply_chat_template(
+        list(messages), tools=list(tools or []) or None, tokenize=False
+    )
+    check_text(text)
+    return text
+
+
+@cache
+def _template_only() -> PreTrainedTokenizerFast:
+    """A tokenizer without entries, to render exactly as the saved ones will."""
+    return PreTrainedTokenizerFast(tokenizer_object=Tokenizer(models.BPE()), chat_template=chat_template())
 
 
 def check_messages(messages: Sequence[Mapping[str, Any]]) -> None:

@@ -1,7 +1,8 @@
-"""The tokenizer stage: corpus in, a Hugging Face tokenizer folder and a compression report out."""
+"""The tokenizer stage: text and conversations in, a Hugging Face tokenizer and a compression report out."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, cast
 
@@ -12,28 +13,33 @@ from stemma.core.errors import DamagedError
 from stemma.core.files import read_json, write_json
 from stemma.core.stage import Stage, Workspace
 from tokenizer.bpe import train_bpe
-from tokenizer.chat import chat_template
+from tokenizer.chat import chat_template, render
 from tokenizer.config import TokenizerConfig
-from tokenizer.load import encode_text, load
+from tokenizer.load import encode_text, load, token_bytes
 from tokenizer.sample import choose, read_documents
 from tokenizer.sentencepiece_backend import train_sentencepiece
 from tokenizer.specials import BEGIN_OF_TEXT, END_OF_TEXT, MARKUP, special_tokens
 
 BACKENDS = {"bpe": train_bpe, "sentencepiece": train_sentencepiece}
+ROLES = ("corpus", "trajectories")  # in the order they are read
 MODEL_MAX_LENGTH = 131_072  # of the reference; a model's config says what it can really take
 
 
 class TokenizerStage(Stage):
-    """Learns the vocabulary from a sample of the corpus (role ``corpus``)."""
+    """Learns the vocabulary from a sample of the documents of its inputs.
+
+    Inputs: ``corpus``, and optionally ``trajectories``, whose conversations it takes as the chat template
+    renders them.
+    """
 
     kind: ClassVar[str] = "tokenizer"
-    recipe: ClassVar[int] = 1
+    recipe: ClassVar[int] = 2
 
     def run(self, work: Workspace) -> dict[str, Any]:
         config = cast(TokenizerConfig, self.config)
-        corpus = self.inputs["corpus"].path
+        folders = [self.inputs[role].path for role in ROLES if role in self.inputs]
         os.environ.setdefault("RAYON_NUM_THREADS", str(work.execution.workers))
-        sample = choose(corpus, config)
+        sample = choose(folders, config)
         sampled = sum(sample.sampled_bytes.values())
         work.progress.say(
             f"learning {config.learned_size} entries ({config.backend}) from {sampled / 1e6:.1f} MB"
@@ -41,10 +47,11 @@ class TokenizerStage(Stage):
 
         def texts() -> Iterator[str]:
             done = 0
-            for document in read_documents(corpus, "train"):
+            for document in read_documents(folders, "train"):
                 if document.id in sample.ids:
-                    yield document.text
-                    done += len(document.text.encode())
+                    for piece in document.pieces():
+                        yield piece
+                        done += len(piece.encode())
                     work.progress.step(done, sampled, "bytes", "reading")
 
         save(BACKENDS[config.backend](config, texts()), config, work.path / "hf")
@@ -53,7 +60,7 @@ class TokenizerStage(Stage):
             "vocab_size": config.vocab_size,
             "sampled_bytes": sample.sampled_bytes,
             "available_bytes": sample.available_bytes,
-            "compression": compression(load(work.path / "hf"), corpus),
+            "compression": compression(load(work.path / "hf"), folders),
         }
         write_json(work.path / "report.json", report)
         return {
@@ -101,14 +108,22 @@ def save(trained: Tokenizer, config: TokenizerConfig, folder: Path) -> None:
     write_json(folder / "special_tokens_map.json", roles)
 
 
-def compression(tokenizer: PreTrainedTokenizerFast, corpus: Path) -> dict[str, dict[str, float]]:
-    """Bytes per token on validation documents: ``{domain: {documents, bytes, tokens, bytes_per_token}}``."""
+def compression(tokenizer: PreTrainedTokenizerFast, folders: Sequence[Path]) -> dict[str, dict[str, float]]:
+    """Bytes per token on validation documents: ``{domain: {documents, bytes, tokens, bytes_per_token}}``.
+
+    A conversation counts as rendered: all its tokens, and the bytes they stand for (none for turn marks).
+    """
+    sizes = [len(text) for text in token_bytes(tokenizer)]
     totals: dict[str, dict[str, float]] = {}
-    for document in read_documents(corpus, "valid"):
+    for document in read_documents(folders, "valid"):
+        if document.messages:
+            ids = document.conversation(partial(render, tokenizer)).ids
+        else:
+            ids = encode_text(tokenizer, [document.text])[0]
         total = totals.setdefault(document.domain, {"documents": 0, "bytes": 0, "tokens": 0})
         total["documents"] += 1
-        total["bytes"] += len(document.text.encode())
-        total["tokens"] += len(encode_text(tokenizer, [document.text])[0])
+        total["bytes"] += sum(sizes[index] for index in ids)
+        total["tokens"] += len(ids)
     for total in totals.values():
         total["bytes_per_token"] = round(total["bytes"] / max(total["tokens"], 1), 4)
     return dict(sorted(totals.items()))

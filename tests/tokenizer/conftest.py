@@ -1,6 +1,7 @@
 """A small corpus of real text (the standard library's sources), and a tokenizer of each backend."""
 
 import hashlib
+import json
 import sysconfig
 from collections.abc import Callable
 from pathlib import Path
@@ -44,6 +45,41 @@ def rows(limit: int = 120) -> list[dict[str, str]]:
     return found
 
 
+FIND = {
+    "type": "function",
+    "function": {
+        "name": "find_quokka",
+        "description": "Finds zorblax in a meadow.",
+        "parameters": {"type": "object", "properties": {"where": {"type": "string"}}, "required": ["where"]},
+    },
+}
+
+
+def conversation_rows(count: int = 120) -> list[dict[str, str]]:
+    """Conversations as the trajectories room writes them, in words the standard library does not use."""
+    found = []
+    for index in range(count):
+        call = {"type": "function", "function": {"name": "find_quokka", "arguments": {"where": "wumpus"}}}
+        messages = [
+            {"role": "user", "content": f"Where is frobnitz {index}?"},
+            {"role": "assistant", "content": "<think>Ask the snark.</think>\n\n", "tool_calls": [call]},
+            {"role": "tool", "name": "find_quokka", "content": f"Not here: {index}"},
+            {"role": "assistant", "content": "The frobnitz is gone."},
+        ]
+        found.append(
+            {
+                "id": hashlib.sha256(f"conversation {index}".encode()).hexdigest()[:20],
+                "text": "user: a jabberwock " * 10,
+                "source": "lore",
+                "domain": "agent",
+                "language": "en",
+                "split": "valid" if index % 20 == 3 else "train",
+                "messages": json.dumps({"messages": messages, "tools": [FIND]}),
+            }
+        )
+    return found
+
+
 class CorpusStage(Stage):
     """Writes documents as the corpus room does, in the columns this room reads."""
 
@@ -80,6 +116,18 @@ def corpus(
     make_corpus: Callable[[list[dict[str, str]]], Artifact], documents: list[dict[str, str]]
 ) -> Artifact:
     return make_corpus(documents)
+
+
+@pytest.fixture(scope="session")
+def conversations() -> list[dict[str, str]]:
+    return conversation_rows()
+
+
+@pytest.fixture(scope="session")
+def trajectories(
+    make_corpus: Callable[[list[dict[str, str]]], Artifact], conversations: list[dict[str, str]]
+) -> Artifact:
+    return make_corpus(conversations)
 
 
 @pytest.fixture(scope="session", params=["bpe", "sentencepiece"])

@@ -11,9 +11,9 @@ from tokenizer.bpe import train_bpe
 from tokenizer.chat import render
 from tokenizer.config import TokenizerConfig
 from tokenizer.errors import TextError
-from tokenizer.load import load, token_bytes
-from tokenizer.sample import read_documents
-from tokenizer.specials import CONTROL
+from tokenizer.load import encode_text, load, token_bytes
+from tokenizer.sample import Document, read_documents
+from tokenizer.specials import CONTROL, NAMED
 from tokenizer.stage import save
 
 BOS, EOS = "<|begin_of_text|>", "<|end_of_text|>"
@@ -156,7 +156,7 @@ def test_layout_worked_out_by_hand(tokenizer: PreTrainedTokenizerFast, name: str
 
 def test_the_prompt_the_reference_states_is_eight_tokens(corpus: Artifact, tmp_path: Path) -> None:
     config = TokenizerConfig(vocab_size=512, special_slots=64)
-    texts = [document.text for document in read_documents(corpus.path, "train")][:5]
+    texts = [document.text for document in read_documents([corpus.path], "train")][:5]
     save(train_bpe(config, [*texts, "The Fibonacci sequence begins with\n" * 20_000]), config, tmp_path)
     prompt = [user("The Fibonacci sequence begins with")]
     assert len(render(load(tmp_path), prompt, add_generation_prompt=True).ids) == 8
@@ -211,6 +211,17 @@ def test_ids_equal_those_of_transformers(tokenizer, messages, prompt, thinking, 
     assert tokens.ids == tokenizer.apply_chat_template(messages, **options)["input_ids"]
     ends = sum(own for i, own in zip(tokens.ids, tokens.assistant_mask) if i == tokenizer.eos_token_id)
     assert ends == sum(message["role"] == "assistant" for message in messages)
+
+
+@settings(max_examples=60, deadline=None)
+@given(messages=conversations, tools=st.booleans())
+def test_what_is_learned_from_is_what_the_model_reads(tokenizer, messages, tools) -> None:
+    """The pieces of a conversation, encoded one by one, are the ids of `render` without special tokens."""
+    offered = [ADD] if tools else []
+    row = Document("id", "", "agent", "en", json.dumps({"messages": messages, "tools": offered}))
+    special = set(tokenizer.convert_tokens_to_ids(list(NAMED)))
+    read = [i for i in render(tokenizer, messages, offered).ids if i not in special]
+    assert [i for ids in encode_text(tokenizer, row.pieces()) for i in ids] == read
 
 
 def test_content_cannot_forge_a_turn(tokenizer: PreTrainedTokenizerFast) -> None:

@@ -73,7 +73,7 @@ def readers(artifact: Artifact) -> tuple[Tokenizer, PreTrainedTokenizerFast]:
 
 
 def test_real_text_round_trips(tokenizer: PreTrainedTokenizerFast, corpus: Artifact) -> None:
-    texts = [document.text for document in read_documents(corpus.path, "valid")]
+    texts = [document.text for document in read_documents([corpus.path], "valid")]
     for text, ids in zip(texts, encode_text(tokenizer, texts), strict=True):
         assert tokenizer.decode(ids) == text
         assert len(ids) < len(text.encode())
@@ -130,7 +130,7 @@ def test_report_counts_every_validation_byte(artifact: Artifact, corpus: Artifac
     report = json.loads(artifact.file("report.json").read_text())
     for domain, row in report["compression"].items():
         texts = [
-            document.text for document in read_documents(corpus.path, "valid") if document.domain == domain
+            document.text for document in read_documents([corpus.path], "valid") if document.domain == domain
         ]
         assert row["documents"] == len(texts) > 0
         assert row["bytes"] == sum(len(text.encode()) for text in texts)
@@ -139,14 +139,17 @@ def test_report_counts_every_validation_byte(artifact: Artifact, corpus: Artifac
 
 
 @pytest.mark.parametrize("backend", ["bpe", "sentencepiece"])
-def test_same_input_same_bytes_whatever_the_threads(corpus: Artifact, tmp_path: Path, backend: str) -> None:
+def test_same_input_same_bytes_whatever_the_threads(
+    corpus: Artifact, trajectories: Artifact, tmp_path: Path, backend: str
+) -> None:
     script = (
         "import sys; from pathlib import Path; from stemma.core.artifact import Store, open_artifact;"
         "from stemma.core.stage import Execution, execute; from tokenizer.config import TokenizerConfig;"
         "from tokenizer.stage import TokenizerStage;"
-        "corpus, root, backend, workers = sys.argv[1:];"
+        "corpus, trajectories, root, backend, workers = sys.argv[1:];"
+        "inputs = {'trajectories': open_artifact(Path(trajectories)), 'corpus': open_artifact(Path(corpus))};"
         "config = TokenizerConfig(backend=backend, vocab_size=2048, special_slots=64, sample_bytes=10**6);"
-        "stage = TokenizerStage('tokenizer', config, {'corpus': open_artifact(Path(corpus))});"
+        "stage = TokenizerStage('tokenizer', config, inputs);"
         "print(execute(stage, Store(Path(root)), Execution(workers=int(workers))).path)"
     )
     files = []
@@ -156,6 +159,7 @@ def test_same_input_same_bytes_whatever_the_threads(corpus: Artifact, tmp_path: 
             "-c",
             script,
             str(corpus.path),
+            str(trajectories.path),
             str(tmp_path / workers),
             backend,
             workers,
@@ -167,12 +171,14 @@ def test_same_input_same_bytes_whatever_the_threads(corpus: Artifact, tmp_path: 
 
 
 def test_sentencepiece_itself_gives_the_same_ids(corpus: Artifact) -> None:
-    texts = [document.text for document in read_documents(corpus.path, "train")][:60]
+    texts = [document.text for document in read_documents([corpus.path], "train")][:60]
     config = TokenizerConfig(backend="sentencepiece", vocab_size=2048, special_slots=64)
     model = train_model(config, texts)
     original = sentencepiece.SentencePieceProcessor(model_proto=model)
     ours = carry_over(model)
-    lines = [line for document in read_documents(corpus.path, "valid") for line in document.text.split("\n")]
+    lines = [
+        line for document in read_documents([corpus.path], "valid") for line in document.text.split("\n")
+    ]
     assert len(lines) > 500
     for line in lines:
         assert ours.encode(line).ids == original.encode(line), line
@@ -182,17 +188,17 @@ def test_sampling_is_seeded_and_follows_the_weights(corpus: Artifact) -> None:
     def config(**changes) -> TokenizerConfig:
         return TokenizerConfig(**{"sample_bytes": 300_000, **changes})
 
-    first, again = choose(corpus.path, config()), choose(corpus.path, config())
+    first, again = choose([corpus.path], config()), choose([corpus.path], config())
     assert first == again
-    assert choose(corpus.path, config(seed=1)).ids != first.ids
-    only = choose(corpus.path, config(domain_weights={"code": 1.0}))
+    assert choose([corpus.path], config(seed=1)).ids != first.ids
+    only = choose([corpus.path], config(domain_weights={"code": 1.0}))
     assert only.sampled_bytes["web"] == 0
     assert 300_000 <= only.sampled_bytes["code"] < only.available_bytes["code"]
-    small = choose(corpus.path, config(domain_weights={"web": 1.0}))
+    small = choose([corpus.path], config(domain_weights={"web": 1.0}))
     assert small.sampled_bytes["web"] == small.available_bytes["web"], (
         "a domain below its share gives all it has"
     )
-    train = {document.id for document in read_documents(corpus.path, "train")}
+    train = {document.id for document in read_documents([corpus.path], "train")}
     assert first.ids < train, "validation documents are never learned from"
 
 
@@ -224,10 +230,10 @@ def test_a_damaged_or_foreign_file_is_refused_by_name(make_corpus, documents, tm
     victim = sorted(corpus.path.glob("documents/*/*.parquet"))[0]
     victim.write_bytes(victim.read_bytes()[:-100])
     with pytest.raises(DamagedError, match=victim.name):
-        list(read_documents(corpus.path, "train"))
+        list(read_documents([corpus.path], "train"))
     foreign = make_corpus([{"id": "x", "text": "y", "split": "train"}])
     with pytest.raises(DamagedError, match=r"no column \['domain', 'language'\]"):
-        list(read_documents(foreign.path, "train"))
+        list(read_documents([foreign.path], "train"))
     (tmp_path / "tokenizer.json").write_text("{}")
     with pytest.raises(DamagedError, match="not a readable tokenizer"):
         load(tmp_path)
