@@ -7,7 +7,7 @@ Reading needs neither torch nor Megatron.
 """
 
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -47,14 +47,15 @@ class TokenShard:
     """One source's tokens of one split, memory-mapped.
 
     Args:
-        prefix: path without ``.bin`` or ``.idx``.
+        prefix: path without ``.bin`` or ``.idx``; its last part is the source.
+        domain: what the source counts for, where the artifact's index was read.
 
     Raises:
-        DamagedError: a file is missing, of another format, or shorter than the index says.
+        DamagedError: a file is missing, of another format, or not as long as the index says.
     """
 
-    def __init__(self, prefix: Path) -> None:
-        self.prefix = prefix
+    def __init__(self, prefix: Path, domain: str = "") -> None:
+        self.prefix, self.domain = prefix, domain
         index, data = Path(f"{prefix}.idx"), Path(f"{prefix}.bin")
         for path in (index, data):
             if not path.is_file():
@@ -72,10 +73,9 @@ class TokenShard:
             )
         self.dtype = DTYPES[code]
         self.lengths: NDArray[np.int32] = np.frombuffer(raw, np.int32, sequences, HEADER.size)
-        offsets = np.frombuffer(raw, np.int64, sequences, HEADER.size + sequences * 4)
+        self._byte_offsets = np.frombuffer(raw, np.int64, sequences, HEADER.size + sequences * 4)
         width = np.dtype(self.dtype).itemsize
-        self.offsets: NDArray[np.int64] = offsets // width
-        size = int(offsets[-1]) // width + int(self.lengths[-1]) if sequences else 0
+        size = int(self._byte_offsets[-1]) // width + int(self.lengths[-1]) if sequences else 0
         if data.stat().st_size != size * width:
             raise DamagedError(
                 f"{data} has {data.stat().st_size} bytes, its index says {size * width}. "
@@ -84,6 +84,11 @@ class TokenShard:
         self.tokens: NDArray[Any] = (
             np.memmap(data, dtype=self.dtype, mode="r") if size else np.empty(0, self.dtype)
         )
+
+    @cached_property
+    def offsets(self) -> NDArray[np.int64]:
+        """First token of every document. Training, which reads windows, never asks."""
+        return self._byte_offsets // np.dtype(self.dtype).itemsize
 
     def __len__(self) -> int:
         """Number of tokens."""
@@ -178,11 +183,37 @@ class Tokens:
 
         Raises:
             StemmaError: the artifact has no such shard; lists those it has.
+            DamagedError: the shard is not what the artifact's index says.
         """
         if source not in self.sources(split):
             known = ", ".join(self.sources(split)) or "(none)"
             raise StemmaError(f"{self.folder} has no {split} tokens of {source!r}; sources there: {known}")
         key = (source, split)
         if key not in self._shards:
-            self._shards[key] = TokenShard(self.folder / split / source)
+            entry = self.index["sources"][source]
+            shard = TokenShard(self.folder / split / source, entry["domain"])
+            if len(shard) != (expected := entry["splits"][split]["tokens"]):
+                raise DamagedError(
+                    f"{shard.prefix}.bin has {len(shard)} tokens, {self.folder / INDEX_FILE} says "
+                    f"{expected}. Both were left as they are."
+                )
+            self._shards[key] = shard
         return self._shards[key]
+
+
+def open_shards(folders: Iterable[Path], split: str) -> dict[str, TokenShard]:
+    """The shards of one split over several tokens artifacts, by source; empty ones are left out.
+
+    Raises:
+        DamagedError: a shard is not what it was written as.
+        StemmaError: two artifacts have the same source.
+    """
+    found: dict[str, TokenShard] = {}
+    for folder in folders:
+        tokens = Tokens(folder)
+        for source in tokens.sources(split):
+            if source in found:
+                raise StemmaError(f"source {source!r} is in two tokens artifacts, one of them {folder}")
+            if len(shard := tokens.shard(source, split)):
+                found[source] = shard
+    return found

@@ -14,11 +14,11 @@ import torch.distributed as dist
 from torch import Tensor
 
 from data_pipeline.curriculum import Location, Plan
+from data_pipeline.shards import TokenShard, open_shards
 from pretrain.batch import MicroBatch, Sample, StepBatch, batch_digest, micro_batches, share
 from pretrain.config import TrainingConfig
 from pretrain.engine import Engine
 from pretrain.launch import Job
-from pretrain.shards import Shard, open_shards
 from stemma.core.errors import StemmaError
 from stemma.core.ledger import Ledger
 
@@ -41,7 +41,7 @@ class LanguageModel:
         self,
         engine: Engine,
         plan: Plan,
-        shards: dict[str, Shard],
+        shards: dict[str, TokenShard],
         training: TrainingConfig,
         rope_theta: dict[int, float],
     ) -> None:
@@ -109,12 +109,12 @@ class LanguageModel:
         self._use(state["rope_theta"])
 
     def _read(self, sample: int, at: Location) -> Sample:
-        window = self.shards[at.source].ids[at.start_token : at.start_token + at.sequence_length + 1]
-        ids = window.astype(np.int64)
-        if len(ids) != at.sequence_length + 1:
+        try:
+            ids = self.shards[at.source].read(at.start_token, at.sequence_length + 1)
+        except IndexError as error:
             raise StemmaError(
-                f"sample {sample} reaches beyond the end of source {at.source!r}; the plan is not its own"
-            )
+                f"sample {sample} asks for {error}; the plan is not these tokens' own"
+            ) from error
         pedigree = {"sample": sample, "source": at.source, "start_token": at.start_token, "epoch": at.epoch}
         mask = np.ones(at.sequence_length, dtype=np.float32)
         return Sample(at.source, ids[:-1], ids[1:], mask, pedigree)

@@ -7,16 +7,17 @@ ones for every stage.
 """
 
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from tokenizers import Tokenizer
 
+from data_pipeline.shards import TokenShard, open_shards
 from pretrain.batch import Sample, micro_batches, share
 from pretrain.engine import Engine
 from pretrain.launch import Job
-from pretrain.shards import Shard, open_shards
 from stemma.core.errors import StemmaError
 from tokenizer.load import token_bytes
 
@@ -36,7 +37,9 @@ class Validator:
         shards = open_shards(map(Path, job.validation), "valid")
         length, quota = job.training.validation_length, job.training.validation_tokens
         self.windows = {
-            domain: windows([shard for shard in shards.values() if shard.domain == domain], length, quota)
+            domain: windows(
+                {name: shard for name, shard in shards.items() if shard.domain == domain}, length, quota
+            )
             for domain in sorted({shard.domain for shard in shards.values()})
         }
         if not any(self.windows.values()):
@@ -67,30 +70,30 @@ class Validator:
         return nats / math.log(2) / size
 
 
-def windows(shards: list[Shard], length: int, quota: int) -> list[Sample]:
+def windows(shards: Mapping[str, TokenShard], length: int, quota: int) -> list[Sample]:
     """Cut about ``quota`` predicted positions from a domain's shards, each in proportion to its size.
 
     Args:
-        shards: of one domain.
+        shards: those of one domain, by source.
         length: positions of a window; the end of a short shard is padded, without loss.
         quota: positions wanted, rounded to whole windows, at least one window of each shard.
     """
-    total = sum(len(shard.ids) for shard in shards)
+    total = sum(len(shard) for shard in shards.values())
     found = []
-    for shard in sorted(shards, key=lambda shard: shard.source):
-        positions = len(shard.ids) - 1  # the first token is never predicted
+    for source, shard in sorted(shards.items()):
+        positions = len(shard) - 1  # the first token is never predicted
         available = math.ceil(positions / length)
-        wanted = max(1, round(quota * len(shard.ids) / total / length))
+        wanted = max(1, round(quota * len(shard) / total / length))
         count = min(available, wanted)
         for index in range(count):
             start = (index * available // count) * length
-            found.append(_window(shard, start, length))
+            found.append(_window(source, shard, start, length))
     return found
 
 
-def _window(shard: Shard, start: int, length: int) -> Sample:
-    ids = np.asarray(shard.ids[start : start + length + 1], dtype=np.int64)
-    real = len(ids) - 1
+def _window(source: str, shard: TokenShard, start: int, length: int) -> Sample:
+    real = min(length, len(shard) - 1 - start)
+    ids = shard.read(start, real + 1)
     padded = np.pad(ids, (0, length - real))
     mask = (np.arange(length) < real).astype(np.float32)
-    return Sample(shard.source, padded[:-1], padded[1:], mask, {"start": start})
+    return Sample(source, padded[:-1], padded[1:], mask, {"start": start})

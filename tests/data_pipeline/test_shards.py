@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data_pipeline.shards import Tokens, TokenShard, token_dtype, write_index
+from data_pipeline.shards import Tokens, TokenShard, open_shards, token_dtype, write_index
 from stemma.core.errors import DamagedError, StemmaError
 from stemma.core.files import write_json
 
@@ -122,3 +122,22 @@ def test_an_artifact_opens_its_shards_and_lists_what_it_has(tmp_path: Path) -> N
         tokens.shard("wiki", "valid")
     with pytest.raises(DamagedError, match="expected a tokens artifact"):
         Tokens(tmp_path / "train")
+
+
+def test_shards_of_several_artifacts_open_by_source_and_only_as_they_were_written(tmp_path: Path) -> None:
+    for artifact, source, domain in (("text", "wiki", "web"), ("acts", "repair", "agent")):
+        write(tmp_path / artifact / "train" / source, [[1, 2], [3]])
+        write(tmp_path / artifact / "train" / "nothing", [])
+        sources = {source: {"domain": domain, "splits": {"train": {"tokens": 3}}}}
+        if artifact == "text":
+            sources["nothing"] = {"domain": "web", "splits": {"train": {"tokens": 0}}}
+        write_json(tmp_path / artifact / "tokens.json", {"eos": 2, "sources": sources})
+    folders = [tmp_path / "text", tmp_path / "acts"]
+    found = open_shards(folders, "train")
+    assert {source: shard.domain for source, shard in found.items()} == {"wiki": "web", "repair": "agent"}
+    assert found["repair"].tokens.tolist() == [1, 2, 3]
+    with pytest.raises(StemmaError, match="'wiki' is in two tokens artifacts"):
+        open_shards([folders[0], folders[0]], "train")
+    write(folders[0] / "train" / "wiki", [[1, 2]])  # whole, but another one
+    with pytest.raises(DamagedError, match=r"wiki\.bin has 2 tokens, .* says 3"):
+        open_shards(folders, "train")

@@ -1,46 +1,49 @@
 import math
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
+from data_pipeline.shards import TokenShard, write_index
 from pretrain.engine import Engine
 from pretrain.launch import Job
-from pretrain.shards import Shard, open_shards
 from pretrain.validation import Validator, windows
-from stemma.core.artifact import Artifact
-from stemma.core.errors import DamagedError, StemmaError
 
 VOCABULARY, END = 272, 256
 
 
-def shard(size: int, source: str = "a") -> Shard:
-    return Shard(source, "web", np.arange(size, dtype=np.uint16))
+def shard(folder: Path, size: int) -> TokenShard:
+    """A source of one document: 0, 1, 2, ..."""
+    np.arange(size, dtype=np.uint16).tofile(folder / f"{size}.bin")
+    write_index(folder / f"{size}.idx", [size], np.uint16)
+    return TokenShard(folder / str(size))
 
 
-@settings(deadline=None)  # a busy machine is not a failure
 @given(sizes=st.lists(st.integers(2, 500), min_size=1, max_size=4), length=st.integers(1, 40))
-def test_a_large_quota_predicts_every_token_but_the_first_exactly_once(sizes: list[int], length: int) -> None:
-    shards = [shard(size, f"s{index}") for index, size in enumerate(sizes)]
+def test_a_large_quota_predicts_every_token_but_the_first_exactly_once(
+    sizes: list[int], length: int, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    folder = tmp_path_factory.mktemp("shards")
+    shards = {f"s{index}": shard(folder, size) for index, size in enumerate(sizes)}
     found = windows(shards, length, quota=10**6)
-    for one in shards:
-        mine = [sample for sample in found if sample.source == one.source]
+    for source, one in shards.items():
+        mine = [sample for sample in found if sample.source == source]
         predicted = np.concatenate([sample.labels[sample.loss_mask > 0] for sample in mine])
-        assert predicted.tolist() == one.ids[1:].tolist()
+        assert predicted.tolist() == one.tokens[1:].tolist()
         for sample in mine:
             real = sample.loss_mask > 0
             assert (sample.tokens[real] + 1 == sample.labels[real]).all()
 
 
-@settings(deadline=None)  # a busy machine is not a failure
 @given(size=st.integers(2, 3000), length=st.integers(1, 64), quota=st.integers(1, 2000))
-def test_a_quota_is_kept_to_within_a_window(size: int, length: int, quota: int) -> None:
-    found = windows([shard(size)], length, quota)
+def test_a_quota_is_kept_to_within_a_window(
+    size: int, length: int, quota: int, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    found = windows({"a": shard(tmp_path_factory.mktemp("shard"), size)}, length, quota)
     positions = sum(int(sample.loss_mask.sum()) for sample in found)
     assert positions <= max(quota + length, length)
     assert positions >= min(quota, size - 1) - 2 * length
@@ -63,14 +66,3 @@ def test_a_model_that_knows_nothing_needs_log2_of_the_vocabulary_per_token(
         expected = math.log2(VOCABULARY) * len(labels) / int((labels != END).sum())
         assert measured[domain] == pytest.approx(expected, rel=1e-6)
         assert any((sample.loss_mask == 0).any() for sample in samples) == (len(labels) % 32 != 0)
-
-
-def test_a_shard_of_the_wrong_length_is_refused_by_name(inputs: dict[str, Artifact], tmp_path: Path) -> None:
-    folder = tmp_path / "tokens"
-    shutil.copytree(inputs["tokens"].path, folder)
-    with open(folder / "valid" / "json.bin", "ab") as handle:
-        handle.write(b"x")
-    with pytest.raises(DamagedError, match=r"json\.bin"):
-        open_shards([folder], "valid")
-    with pytest.raises(StemmaError, match="two tokens artifacts"):
-        open_shards([inputs["tokens"].path] * 2, "train")
