@@ -1,6 +1,6 @@
 """Environments by the `kind` of their config."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from environments.base import Environment
 from environments.config import CodeRepairConfig, EnvironmentConfig, PythonMathConfig, ReasoningConfig
@@ -44,3 +44,21 @@ def make_environment(config: EnvironmentConfig, sandbox: Sandbox | None = None) 
         StemmaError: reasoning-gym does not know the data set or its parameters.
     """
     return ENVIRONMENTS[config.kind](config, sandbox)
+
+
+def make_environments(
+    configs: Mapping[str, EnvironmentConfig], backend: str = "auto"
+) -> dict[str, Environment]:
+    """The environments of several tasks, by their names. They share a sandbox, opened only if one needs it.
+
+    Args:
+        configs: by name.
+        backend: the sandbox's, see ``environments.sandbox.open_sandbox``.
+
+    Raises:
+        SandboxUnavailable: a task needs a sandbox and none works.
+        StemmaError: see ``make_environment``.
+    """
+    needed = any(config.kind != "reasoning" for config in configs.values())
+    sandbox = open_sandbox(backend) if needed else None
+    return {name: make_environment(config, sandbox) for name, config in configs.items()}

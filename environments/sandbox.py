@@ -150,7 +150,11 @@ def sandbox_report() -> tuple[tuple[str, bool, str], ...]:
         except (SandboxUnavailable, OSError) as error:
             report.append((name, False, str(error)))
         else:
-            what = "the whole of Python" if sandbox.full_python else "a Python subset without any system"
+            what = (
+                "the whole of Python"
+                if sandbox.full_python
+                else "a Python subset without access to the system"
+            )
             report.append((name, True, f"ran a probe; {what}"))
     return tuple(report)
 

@@ -7,8 +7,7 @@ from pathlib import Path
 from typing import Any, ClassVar, cast
 
 from environments.base import FIRST_INDEX, Environment, Task, final_answer
-from environments.catalog import make_environment
-from environments.sandbox import open_sandbox
+from environments.catalog import make_environments
 from evaluation.config import EvaluationConfig
 from posttrain.config import SamplingConfig
 from posttrain.rollouts import Request, Rollout, play
@@ -30,12 +29,11 @@ class EvaluationStage(Stage):
     recipe: ClassVar[int] = 1
 
     def run(self, work: Workspace) -> dict[str, Any]:
-        from transformers import AutoModelForCausalLM
-
+        from posttrain.load import load_model
         from tokenizer.load import load
 
         config = cast(EvaluationConfig, self.config)
-        model = AutoModelForCausalLM.from_pretrained(self.inputs["model"].path / "hf").eval()
+        model = load_model(self.inputs["model"].path / "hf")
         tokenizer = load(self.inputs["tokenizer"].path / "hf")
         items = requests(config, work.execution.sandbox)
         every = [request for task in items.values() for request in task]
@@ -69,16 +67,14 @@ def requests(config: EvaluationConfig, sandbox: str = "auto") -> dict[str, list[
     Raises:
         SandboxUnavailable: a task needs a sandbox and none works here.
     """
-    needed = any(task.environment.kind != "reasoning" for task in config.tasks.values())
-    shared = open_sandbox(sandbox) if needed else None
-    made: dict[str, list[Request]] = {}
-    for name, task in config.tasks.items():
-        environment = make_environment(task.environment, shared)
-        made[name] = [
-            Request(drawn, environment, config.seed + number, task.max_new_tokens, task.max_turns)
-            for number, drawn in enumerate(distinct(environment, config.seed, task.items))
+    environments = make_environments({name: task.environment for name, task in config.tasks.items()}, sandbox)
+    return {
+        name: [
+            Request(drawn, environments[name], config.seed + number, task.max_new_tokens, task.max_turns)
+            for number, drawn in enumerate(distinct(environments[name], config.seed, task.items))
         ]
-    return made
+        for name, task in config.tasks.items()
+    }
 
 
 def distinct(environment: Environment, seed: int, count: int) -> list[Task]:

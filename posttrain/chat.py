@@ -5,12 +5,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast, TextStreamer
+from transformers import PreTrainedModel, PreTrainedTokenizerFast, TextStreamer
 
 from environments.base import Environment, Message, Task
 from environments.config import PythonMathConfig
 from environments.python_math import TOOL, PythonMath
 from environments.sandbox import open_sandbox
+from posttrain.load import load_model
 from posttrain.rollouts import parse_turn
 from stemma.core.errors import StemmaError
 from tokenizer.chat import render
@@ -123,7 +124,7 @@ def open_chat(folder: Path, tools: bool = False, sandbox: str = "auto") -> Chat:
     if not (folder / "config.json").is_file():
         raise ChatError(f"{folder} is not an exported model: it has no config.json")
     tool = PythonMath(PythonMathConfig(), open_sandbox(sandbox)) if tools else None
-    return Chat(AutoModelForCausalLM.from_pretrained(folder).eval(), load(folder), tool)
+    return Chat(load_model(folder), load(folder), tool)
 
 
 def chat(

@@ -144,7 +144,9 @@ def check_folder(folder: Path) -> int:
     import torch
     from safetensors.torch import load_file
     from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers.utils import logging
 
+    logging.disable_progress_bar()
     model, info = AutoModelForCausalLM.from_pretrained(folder, output_loading_info=True)
     tokenizer = AutoTokenizer.from_pretrained(folder)
     problems = [f"{key}: {sorted(map(str, names))}" for key, names in info.items() if names]

@@ -14,14 +14,14 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from transformers import PreTrainedTokenizerFast, YoutuForCausalLM
+from transformers import PreTrainedModel, PreTrainedTokenizerFast, YoutuForCausalLM
 
 from data_pipeline.permutation import derive_key
 from environments.base import FIRST_INDEX, Environment
-from environments.catalog import make_environment
-from environments.sandbox import open_sandbox
+from environments.catalog import make_environments
 from posttrain.config import RLConfig
 from posttrain.experience import Experience, judge, leave_out_inconsistent
+from posttrain.load import load_model
 from posttrain.losses import LOSSES, kl_k3
 from posttrain.padded import padded_batch, without_loss
 from posttrain.rollouts import Request, play, token_logprobs
@@ -56,7 +56,7 @@ class PolicyGradient:
         tokenizer: PreTrainedTokenizerFast,
         environments: dict[str, Environment],
         log: Path,
-        reference: YoutuForCausalLM | None = None,
+        reference: PreTrainedModel | None = None,
     ) -> None:
         self.engine, self.config, self.tokenizer, self.environments = engine, config, tokenizer, environments
         self.total_steps = config.steps
@@ -229,22 +229,19 @@ def figures(experiences: Sequence[Experience]) -> dict[str, float]:
 def policy_gradient(job: Job, engine: Engine) -> PolicyGradient:
     """The entry of RL jobs. ``job.arguments``: ``rl`` (an ``RLConfig`` as JSON)."""
     config = RLConfig.model_validate(job.arguments["rl"])
+    environments: dict[str, Environment] = {}
+    if engine.rank == 0:
+        configs = {name: task.environment for name, task in config.tasks.items()}
+        environments = make_environments(configs, job.execution.sandbox)
     reference = None
     if config.loss.kl and engine.rank == 0:
         assert job.init is not None
-        reference = YoutuForCausalLM.from_pretrained(Path(job.init).parent / "hf", dtype=torch.float32).eval()
+        reference = load_model(Path(job.init).parent / "hf", dtype=torch.float32)
     return PolicyGradient(
         engine,
         config,
         load(Path(job.tokenizer) / "hf"),
-        make_environments(config, job.execution.sandbox) if engine.rank == 0 else {},
+        environments,
         Path(job.path) / "rollouts.jsonl",
         reference,
     )
-
-
-def make_environments(config: RLConfig, backend: str) -> dict[str, Environment]:
-    """The environment of each task; they share a sandbox, which is opened only if one needs it."""
-    kinds = {task.environment.kind for task in config.tasks.values()}
-    sandbox = None if kinds == {"reasoning"} else open_sandbox(backend)
-    return {name: make_environment(task.environment, sandbox) for name, task in config.tasks.items()}

@@ -10,9 +10,10 @@ import torch
 from transformers import PreTrainedTokenizerFast
 
 from environments.base import Environment, Message, Script, Task, assistant
+from environments.catalog import make_environments
 from posttrain.config import RLConfig
 from posttrain.experience import Experience, group_inconsistency, leave_out_inconsistent
-from posttrain.rl_objective import PolicyGradient, make_environments
+from posttrain.rl_objective import PolicyGradient
 from posttrain.rollouts import token_logprobs
 from pretrain.engine import Engine
 from stemma.core.files import read_jsonl
@@ -42,7 +43,8 @@ def make(
 ) -> Callable[..., PolicyGradient]:
     def build(environments: dict[str, Environment] | None = None, **changes: Any) -> PolicyGradient:
         config = rl_config(**changes)
-        environments = environments or make_environments(config, "auto")
+        if environments is None:
+            environments = make_environments({name: task.environment for name, task in config.tasks.items()})
         return PolicyGradient(engine, config, tokenizer, environments, tmp_path / "rollouts.jsonl")
 
     return build
