@@ -34,7 +34,7 @@ class MixRow:
         source: its id.
         domain: what it counts for.
         planned: what the plan gives it.
-        realized: what the ledger says was consumed; None before the stage is trained.
+        realized: what the ledger says was consumed; None before the stage is trained on this plan.
         epochs: times the source has been read when the stage ends, from the first stage on.
         waste: tokens given up in the stage, because an epoch ended with less than a sample unread.
     """
@@ -61,6 +61,7 @@ class StageMix:
         phases: name, sequence length, samples and steps of each phase.
         rows: one per source, by domain and name.
         trained: its ledger exists.
+        stale: what was trained followed another plan, before the profile changed; it is not counted.
         mismatch: how planned and realized counts differ; empty if they are equal or there is no ledger.
     """
 
@@ -68,6 +69,7 @@ class StageMix:
     phases: list[dict[str, Any]]
     rows: list[MixRow]
     trained: bool
+    stale: bool = False
     mismatch: str = ""
 
     @property
@@ -81,7 +83,7 @@ class TokenTrace:
     """Where one token of a training step comes from.
 
     Attributes:
-        stage, step, row, pos: which token was asked for; steps count from 1, the rest from 0.
+        stage, step, row, pos: which token was asked for; steps, rows and positions count from 0.
         sample: number of the row's sample in the stage.
         phase: name of the phase.
         source, domain, epoch: what it was read from, and how often that had been read before.
@@ -164,6 +166,11 @@ def planned_stages(artifacts: Mapping[str, Artifact]) -> list[str]:
 
 def _stage_mix(stage: str, plan_artifact: Artifact, trained: Artifact | None) -> StageMix:
     plan = Plan.load(plan_artifact.path)
+    stale = (
+        trained is not None and trained.manifest["inputs"]["plan"]["fingerprint"] != plan_artifact.fingerprint
+    )
+    if stale:
+        trained = None
     planned = plan.counts(plan.total_samples)
     realized = Ledger.from_json(read_json(trained.file("ledger.json"))["realized"]) if trained else None
     cursors = plan.cursors()
@@ -202,7 +209,7 @@ def _stage_mix(stage: str, plan_artifact: Artifact, trained: Artifact | None) ->
         }
         for phase in plan.phases
     ]
-    return StageMix(stage, phases, rows, realized is not None, mismatch)
+    return StageMix(stage, phases, rows, realized is not None, stale, mismatch)
 
 
 def trace_token(artifacts: Mapping[str, Artifact], stage: str, step: int, row: int, pos: int) -> TokenTrace:
@@ -211,7 +218,7 @@ def trace_token(artifacts: Mapping[str, Artifact], stage: str, step: int, row: i
     Args:
         artifacts: the run's, by node name.
         stage: a stage with a plan.
-        step: counted from 1.
+        step: counted from 0, as in receipts.
         row: of the global batch, from 0.
         pos: in the row, from 0.
 
@@ -219,9 +226,9 @@ def trace_token(artifacts: Mapping[str, Artifact], stage: str, step: int, row: i
         StemmaError: there is no such stage, step, row or position; says how many there are.
     """
     plan = _plan(artifacts, stage)
-    if not 1 <= step <= plan.total_steps:
-        raise StemmaError(f"stage {stage} has steps 1 to {plan.total_steps}, not {step}")
-    batch = plan.batch(step - 1)
+    if not 0 <= step < plan.total_steps:
+        raise StemmaError(f"stage {stage} has steps 0 to {plan.total_steps - 1}, not {step}")
+    batch = plan.batch(step)
     if not 0 <= row < batch.samples:
         raise StemmaError(f"step {step} of {stage} has rows 0 to {batch.samples - 1}, not {row}")
     at = plan.locate(batch.first_sample + row)
@@ -299,7 +306,7 @@ def _sightings(
             step, row = divmod(sample - phase.first_sample, phase.batch_samples)
             first = max(at.start_token, start) - start
             last = min(at.start_token + at.sequence_length, stop - 1) - start
-            found.append(Sighting(stage, phase.first_step + step + 1, row, at.epoch, first, last))
+            found.append(Sighting(stage, phase.first_step + step, row, at.epoch, first, last))
     return found
 
 

@@ -21,7 +21,9 @@ def render_mix(tables: list[StageMix], console: Console) -> None:
         lengths = ", ".join(
             f"{phase['name']} {phase['tokens']:,} x {phase['sequence_length']}" for phase in mix.phases
         )
-        table = Table(title=f"{mix.stage}: {mix.tokens:,} tokens ({lengths})", title_justify="left")
+        stale = "; trained on an earlier plan, run it again" if mix.stale else ""
+        title = f"{mix.stage}: {mix.tokens:,} tokens ({lengths}){stale}"
+        table = Table(title=title, title_justify="left")
         for heading in ("domain", "source"):
             table.add_column(heading)
         for heading in ("share", "planned", "realized", "remaining", "epochs", "waste"):
@@ -59,6 +61,9 @@ def render_mix(tables: list[StageMix], console: Console) -> None:
 def render_ledger(tables: list[StageMix], console: Console) -> bool:
     """Say for every trained stage whether planned and realized counts are equal; return whether all are."""
     trained = [mix for mix in tables if mix.trained]
+    for mix in tables:
+        if mix.stale:
+            console.print(f"[yellow]stale[/yellow]    {mix.stage}: trained on an earlier plan; run it again")
     if not trained:
         console.print("no stage is trained yet")
     for mix in trained:

@@ -100,14 +100,14 @@ def ui(
 def plan(
     profile: Annotated[str, typer.Argument(help="a profile's name, or the path of a .yaml")],
     gpus: Annotated[int, typer.Option(min=1, help="number of GPUs")] = 64,
-    gpu: Annotated[str, typer.Option(help="GPU type: see --help of the planner's table")] = "h100",
-    mfu: Annotated[float, typer.Option(min=0.01, max=1.0, help="model FLOPs utilisation to assume")] = 0.4,
+    gpu: Annotated[str, typer.Option(help="GPU type: a100, h100, h200 or b200")] = "h100",
+    mfu: Annotated[float, typer.Option(min=0.01, max=1.0, help="model FLOPs utilization to assume")] = 0.4,
     tensor_parallel: Annotated[int, typer.Option(min=1, help="ranks that share each layer")] = 1,
     pipeline_parallel: Annotated[int, typer.Option(min=1, help="ranks that share the depth")] = 1,
     context_parallel: Annotated[int, typer.Option(min=1, help="ranks that share each sequence")] = 1,
     overrides: Overrides = [],  # noqa: B006
 ) -> None:
-    """Say what a profile would train: parameters, tokens, steps, schedule, memory per GPU, days."""
+    """Say what a profile would train, without starting it: parameters, tokens, memory, days."""
     from pretrain.planner import plan_profile
     from pretrain.planner_tables import render
     from stemma.profile import load_profile
@@ -177,12 +177,12 @@ def trace(
     run: RunName = "nano",
     root: Root = Path("runs"),
     stage: Annotated[str, typer.Option(help="training stage")] = "commonsense",
-    step: Annotated[int, typer.Option(min=1, help="training step, from 1")] = 1,
-    row: Annotated[int, typer.Option(min=0, help="row of the global batch")] = 0,
-    pos: Annotated[int, typer.Option(min=0, help="position in the row")] = 0,
+    step: Annotated[int, typer.Option(min=0, help="training step, counted from 0 as in the receipts")] = 0,
+    row: Annotated[int, typer.Option(min=0, help="row of the global batch, from 0")] = 0,
+    pos: Annotated[int, typer.Option(min=0, help="position in the row, from 0")] = 0,
     document: Annotated[str, typer.Option(help="a document's id: list the steps that saw it")] = "",
 ) -> None:
-    """From a token of a training step to its document, or from a document to its steps."""
+    """From a token of a training step to its document; with --document, from a document to its steps."""
     from data_pipeline.inspect import trace_document, trace_token
     from data_pipeline.render import render_trace
     from stemma.pipeline import open_run

@@ -125,7 +125,7 @@ def test_a_token_leads_to_the_document_that_holds_it(run: dict[str, Artifact], s
         for row in range(0, batch.samples, 3):
             at = plan.locate(batch.first_sample + row)
             for pos in range(0, at.sequence_length, 13):
-                found = trace_token(run, stage, step + 1, row, pos)
+                found = trace_token(run, stage, step, row, pos)
                 shard = tokens.shard(found.source)
                 read = shard.read(at.start_token + pos, 2).tolist()
                 assert [found.token, found.predicts] == read
@@ -145,7 +145,7 @@ def test_a_token_leads_to_the_document_that_holds_it(run: dict[str, Artifact], s
 
 
 def test_the_text_around_a_token_is_the_documents(run: dict[str, Artifact]) -> None:
-    found = trace_token(run, "commonsense", 1, 0, 7)
+    found = trace_token(run, "commonsense", 0, 0, 7)
     name = found.document["id"].partition("-")[2]
     shown = found.before + found.text + found.after
     assert shown.removesuffix("<|end_of_text|>") in TEXTS[name]
@@ -171,14 +171,14 @@ def test_a_document_leads_to_exactly_the_rows_that_read_it(run: dict[str, Artifa
                     and at.start_token < end
                     and at.start_token + at.sequence_length >= begin
                 ):
-                    expected.append((stage, step + 1, row, at.epoch))
+                    expected.append((stage, step, row, at.epoch))
     found = trace_document(run, f"notes-{LONG}")
     assert [(seen.stage, seen.step, seen.row, seen.epoch) for seen in found.sightings] == expected
     assert len({seen.stage for seen in found.sightings}) == 2
     for seen in found.sightings:
         assert 0 <= seen.first <= seen.last < shard.lengths[number]
         plan = Plan.load(run[f"plan.{seen.stage}"].path)
-        at = plan.locate(plan.batch(seen.step - 1).first_sample + seen.row)
+        at = plan.locate(plan.batch(seen.step).first_sample + seen.row)
         pos = begin + seen.first - at.start_token
         if pos < at.sequence_length:  # else the row only predicts the document's first token
             assert trace_token(run, seen.stage, seen.step, seen.row, pos).document["id"] == f"notes-{LONG}"
@@ -200,8 +200,8 @@ def test_held_out_and_rejected_documents_say_so(run: dict[str, Artifact]) -> Non
     ("arguments", "message"),
     [
         (("sft", 1, 0, 0), "no plan of a stage 'sft'; planned stages: commonsense, stem"),
-        (("commonsense", 0, 0, 0), "steps 1 to "),
-        (("commonsense", 999, 0, 0), "steps 1 to "),
+        (("commonsense", -1, 0, 0), "steps 0 to 45, not -1"),
+        (("commonsense", 46, 0, 0), "steps 0 to 45, not 46"),
         (("commonsense", 1, 4, 0), "rows 0 to 3, not 4"),
         (("commonsense", 1, 0, 16), "positions 0 to 15, not 16"),
     ],
@@ -243,11 +243,22 @@ def test_a_ledger_that_differs_is_found(run: dict[str, Artifact], tmp_path: Path
     assert "equal" in printed(render_ledger, mix_tables(run))
 
 
+def test_what_an_earlier_plan_trained_is_not_counted(run: dict[str, Artifact], tmp_path: Path) -> None:
+    """After a change of the profile a run holds a new plan, and the old result until it is made anew."""
+    old = execute(Trained("stem", Config(), {"plan": run["plan.commonsense"]}), Store(tmp_path))
+    changed = {**run, "stem": old}
+    stem = mix_tables(changed)[1]
+    assert (stem.trained, stem.stale, stem.mismatch) == (False, True, "")
+    assert all(row.realized is None for row in stem.rows)
+    assert "trained on an earlier plan" in printed(render_mix, [stem])
+    assert "stale    stem" in printed(render_ledger, mix_tables(changed))
+
+
 def test_a_trace_prints_text_that_looks_like_markup_as_it_is(run: dict[str, Artifact]) -> None:
     tokenizer, shard = load(run["tokenizer"].path / "hf"), Tokens(run["tokens"].path).shard("notes")
     found = next(
         trace
-        for trace in (trace_token(run, "commonsense", step, 0, 8) for step in range(1, 30))
+        for trace in (trace_token(run, "commonsense", step, 0, 8) for step in range(30))
         if "[b]" in trace.before + trace.text + trace.after
     )
     assert tokenizer.decode(shard.read(0, 3).tolist())
