@@ -111,11 +111,6 @@ class Layout:
         smallest = max(block, -(-self.total // min(self.counts)))
         self.blocks = max(1, self.total // smallest)
 
-    @property
-    def block_size(self) -> int:
-        """Samples in a block; some blocks hold one more."""
-        return self.total // self.blocks
-
     def boundary(self, block: int) -> int:
         """First position of a block."""
         return block * self.total // self.blocks

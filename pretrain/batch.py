@@ -160,29 +160,3 @@ def micro_batches(samples: Sequence[Sample], micro_batch_size: int) -> list[Micr
             )
         )
     return batches
-
-
-def global_batch(
-    samples: Sequence[Sample], micro_batch_size: int, data_rank: int, data_size: int
-) -> StepBatch:
-    """Make a step's batch from *all* its rows, for objectives whose every rank holds the whole batch.
-
-    Args:
-        samples: the global batch, rows of equal length, in the same order on every rank.
-        micro_batch_size: rows per forward pass.
-        data_rank: this process's place among the data-parallel ranks.
-        data_size: number of data-parallel ranks.
-    """
-    counts: dict[str, tuple[int, int, int]] = {}
-    for sample in samples:
-        rows, tokens, supervised = counts.get(sample.source, (0, 0, 0))
-        carried = int(np.count_nonzero(sample.loss_mask))
-        counts[sample.source] = (rows + 1, tokens + len(sample.tokens), supervised + carried)
-    mine = [samples[row] for row in share(len(samples), data_rank, data_size)]
-    return StepBatch(
-        micro=micro_batches(mine, micro_batch_size),
-        counts=counts,
-        sha256=batch_digest([sample.digest() for sample in samples]),
-        denominator=float(sum(supervised for _, _, supervised in counts.values())),
-        pedigree=[{"source": sample.source, **sample.pedigree} for sample in mine],
-    )

@@ -160,18 +160,6 @@ def verify(folder: Path) -> None:
         raise DamagedError(f"{folder} is damaged; it is refused and was left as it is:\n{listed}")
 
 
-def latest_good(root: Path, say: Callable[[str], None]) -> Path | None:
-    """The newest intact checkpoint below ``root``, or None. ``say`` is told of damaged ones passed over."""
-    for folder in reversed(list_checkpoints(root)):
-        try:
-            verify(folder)
-        except DamagedError as error:
-            say(f"{error}\nfalling back to the checkpoint before it")
-            continue
-        return folder
-    return None
-
-
 def list_checkpoints(root: Path) -> list[Path]:
     """Checkpoints below ``root``, oldest first, good or not."""
     return sorted(path for path in root.glob("step-*") if path.is_dir())

@@ -4,7 +4,6 @@ The same code runs on CUDA and on CPUs; ``pretrain.device`` answers for the diff
 only.
 """
 
-import hashlib
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from torch import Tensor, nn
 from pretrain import checkpoint, convert, device
 from pretrain.batch import MicroBatch, StepBatch
 from pretrain.config import ModelConfig, TrainingConfig
+from pretrain.cross_entropy import TokenLoss
 from pretrain.model import LanguageModel, build_model, initialize, megatron_config
 from pretrain.optimizer import build_optimizer, set_learning_rate, update
 from stemma.core.errors import StemmaError
@@ -212,7 +212,7 @@ class Engine:
             ``[batch, seq]``.
         """
         if self.tensor_size == 1:
-            return _TokenLoss.apply(logits, labels)
+            return TokenLoss.apply(logits, labels)
         return vocab_parallel_cross_entropy(logits.transpose(0, 1).contiguous(), labels.t().contiguous()).t()
 
     def token_logprobs(self, logits: Tensor, labels: Tensor) -> Tensor:
@@ -328,65 +328,6 @@ class Engine:
         if weights_only:
             self.optimizer.reload_model_params()
         return extra
-
-    def parameter_hash(self) -> str:
-        """SHA-256 over this rank's parameters and optimizer state, bit for bit."""
-        sha = hashlib.sha256()
-        for name, tensor in sorted(self.module.state_dict().items()):
-            if isinstance(tensor, Tensor):
-                sha.update(name.encode())
-                sha.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().data)
-        for optimizer in self.optimizer.chained_optimizers:
-            for parameter in optimizer.get_parameters():
-                for name, value in sorted(optimizer.state[parameter].items()):
-                    sha.update(name.encode())
-                    sha.update(
-                        torch.as_tensor(value).cpu().contiguous().view(-1).view(torch.uint8).numpy().data
-                    )
-        return sha.hexdigest()
-
-
-class _TokenLoss(torch.autograd.Function):
-    """Cross entropy per position that keeps the logits and a number per row instead of a log-softmax.
-
-    It works through blocks of rows that stay in the cache: the logits are by far the largest tensor of a
-    step.
-    """
-
-    BLOCK = 1 << 20  # elements of logits at a time
-
-    @staticmethod
-    def forward(ctx: Any, logits: Tensor, labels: Tensor) -> Tensor:
-        rows, flat_labels = _rows(logits, labels)
-        normalizer = torch.empty(rows.shape[0], dtype=rows.dtype, device=rows.device)
-        block = max(1, _TokenLoss.BLOCK // rows.shape[1])
-        scratch = torch.empty_like(rows[:block])
-        for part, out in zip(rows.split(block), normalizer.split(block)):
-            top = part.amax(1, keepdim=True)
-            shifted = torch.sub(part, top, out=scratch[: len(part)]).exp_()
-            torch.add(shifted.sum(1).log_(), top.squeeze(1), out=out)
-        ctx.save_for_backward(logits, labels, normalizer)
-        loss = normalizer - rows.gather(1, flat_labels[:, None]).squeeze(1)
-        return loss.view(labels.shape[1], labels.shape[0]).t()
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
-        logits, labels, normalizer = ctx.saved_tensors
-        rows, flat_labels = _rows(logits, labels)
-        grad = grads[0].t().reshape(-1, 1)
-        result = torch.empty_like(rows)
-        block = max(1, _TokenLoss.BLOCK // rows.shape[1])
-        pieces = (rows, normalizer[:, None], grad, result)
-        for part, norm, weight, out in zip(*(piece.split(block) for piece in pieces)):
-            torch.sub(part, norm, out=out).exp_().mul_(weight)
-        result.scatter_add_(1, flat_labels[:, None], -grad)
-        batch, length = labels.shape
-        return result.view(length, batch, -1).transpose(0, 1), None
-
-
-def _rows(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """``[batch, seq, vocab]`` and ``[batch, seq]`` as rows, in the order they lie in memory."""
-    return logits.transpose(0, 1).reshape(-1, logits.shape[-1]), labels.t().reshape(-1)
 
 
 def join(execution: Execution) -> None:

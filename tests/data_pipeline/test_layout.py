@@ -110,7 +110,7 @@ def test_blocks_partition_the_phase(counts: list[int], block: int) -> None:
     assert edges[0] == 0
     assert edges[-1] == layout.total
     for number, (start, end) in enumerate(pairwise(edges)):
-        assert end - start in (layout.block_size, layout.block_size + 1)
+        assert end - start - layout.total // layout.blocks in (0, 1)
         assert {layout.block_of(position) for position in range(start, end)} == {number}
 
 

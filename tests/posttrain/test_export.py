@@ -16,7 +16,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from posttrain.config import ExportConfig
 from posttrain.export import ExportError, ExportStage, check_folder
-from pretrain.batch import Sample, global_batch
+from posttrain.padded import padded_batch
+from pretrain.batch import Sample
 from pretrain.config import ModelConfig, ScheduleConfig, TrainingConfig
 from pretrain.convert import megatron_names, write_hf
 from pretrain.engine import Engine
@@ -89,7 +90,7 @@ class TinyTraining(Stage):
         tokenizer = load(self.inputs["tokenizer"].path / "hf")
         engine = Engine.build(MODEL, TRAINING, Execution(threads=1))
         try:
-            batch = global_batch(samples(tokenizer), 2, 0, 1)
+            batch = padded_batch(samples(tokenizer), 2, 0, 1)
             losses = []
             for _ in range(60):
                 result = engine.train_step(

@@ -1,6 +1,5 @@
 """Tiny but real inputs of a training stage: the running Python's own sources, in Megatron's format."""
 
-import os
 import sys
 import sysconfig
 from collections.abc import Callable, Iterator
@@ -17,8 +16,6 @@ from stemma.core.artifact import Artifact, Store
 from stemma.core.config import Config
 from stemma.core.files import write_json
 from stemma.core.stage import Execution, Stage, Workspace, execute
-
-os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 VOCABULARY = 272
 END = 256

@@ -1,5 +1,6 @@
 """A model of a few thousand parameters, batches for it, and processes that run on several ranks."""
 
+import hashlib
 import json
 import os
 import subprocess
@@ -78,6 +79,23 @@ def train(engine: Engine, start: int, end: int) -> list[float]:
         engine.train_step(batch(step, engine.data_rank, engine.data_size), loss, lr=1e-2).loss
         for step in range(start, end)
     ]
+
+
+def parameter_hash(engine: Engine) -> str:
+    """SHA-256 over this rank's parameters and optimizer state, bit for bit."""
+    sha = hashlib.sha256()
+    for name, tensor in sorted(engine.module.state_dict().items()):
+        if isinstance(tensor, Tensor):
+            sha.update(name.encode() + raw_bytes(tensor))
+    for optimizer in engine.optimizer.chained_optimizers:
+        for parameter in optimizer.get_parameters():
+            for name, value in sorted(optimizer.state[parameter].items()):
+                sha.update(name.encode() + raw_bytes(torch.as_tensor(value)))
+    return sha.hexdigest()
+
+
+def raw_bytes(tensor: Tensor) -> bytes:
+    return tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes()
 
 
 def run_ranks(function: str, ranks: int, folder: Path, *arguments: Any) -> Any:

@@ -19,6 +19,7 @@ from pretrain.costs import (
     training_flops,
 )
 from pretrain.planner import single_rank
+from tests.pretrain.helpers import REFERENCE
 
 SMALL = ModelConfig(
     vocab_size=512,
@@ -31,15 +32,6 @@ SMALL = ModelConfig(
     qk_nope_head_dim=32,
     qk_rope_head_dim=16,
     v_head_dim=32,
-)
-REFERENCE = ModelConfig(
-    vocab_size=128_256,
-    hidden_size=2048,
-    num_layers=32,
-    num_attention_heads=16,
-    ffn_hidden_size=6144,
-    q_lora_rank=1536,
-    kv_lora_rank=512,
 )
 
 

@@ -10,17 +10,18 @@ import pytest
 import torch
 
 from data_pipeline.curriculum import Plan
+from data_pipeline.shards import open_shards
 from pretrain.batch import MicroBatch
 from pretrain.engine import Engine
 from pretrain.launch import Job
 from pretrain.loop import SKIP_LIMIT, Stopped, train
 from pretrain.objective import LanguageModel
-from pretrain.shards import open_shards
 from stemma.core.artifact import Artifact
 from stemma.core.errors import DamagedError, StageFailed
 from stemma.core.files import read_json, read_jsonl
 from stemma.core.ledger import LedgerMismatch
 from stemma.core.progress import Event, Progress
+from tests.pretrain.helpers import parameter_hash
 
 STEPS = 8
 
@@ -50,7 +51,7 @@ def run(
             steps = iter(range(1, STEPS + 1))
             stop = lambda: next(steps) == stop_after  # noqa: E731
             summary = train(job, engine, objective, Progress("stem", [events.append]), stop)
-            return {"summary": summary, "events": events, "hash": engine.parameter_hash()}
+            return {"summary": summary, "events": events, "hash": parameter_hash(engine)}
         except Exception as error:
             error.events = events  # type: ignore[attr-defined]
             raise

@@ -12,6 +12,7 @@ from pretrain.config import ModelConfig, ScheduleConfig, TrainingConfig
 from pretrain.costs import DEVICES, TopologyError, training_flops
 from pretrain.planner import PlannerError, count_parameters, plan_profile
 from pretrain.planner_tables import amount, duration, render
+from tests.pretrain.helpers import REFERENCE
 
 SMALL = ModelConfig(
     vocab_size=512,
@@ -24,15 +25,6 @@ SMALL = ModelConfig(
     qk_nope_head_dim=16,
     qk_rope_head_dim=8,
     v_head_dim=16,
-)
-REFERENCE = ModelConfig(
-    vocab_size=128_256,
-    hidden_size=2048,
-    num_layers=32,
-    num_attention_heads=16,
-    ffn_hidden_size=6144,
-    q_lora_rank=1536,
-    kv_lora_rank=512,
 )
 BATCH_TOKENS = 16 * 64
 

@@ -2,7 +2,7 @@ import json
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from pretrain.receipts import JsonlLog, receipt
@@ -11,7 +11,6 @@ from stemma.core.errors import DamagedError
 finite = st.floats(allow_nan=False)
 
 
-@settings(deadline=None)  # a busy machine is not a failure
 @given(loss=finite, grad_norm=finite, lr=finite)
 def test_a_receipt_keeps_every_bit_of_its_floats(loss: float, grad_norm: float, lr: float) -> None:
     kept = json.loads(json.dumps(receipt(3, "ab", loss, grad_norm, lr)))
@@ -22,7 +21,6 @@ def test_a_receipt_keeps_every_bit_of_its_floats(loss: float, grad_norm: float, 
     assert kept["batch_sha256"] == "ab"
 
 
-@settings(deadline=None)  # a busy machine is not a failure
 @given(lines=st.lists(st.integers(), max_size=8), cut=st.integers(0, 8), torn=st.booleans())
 def test_a_resumed_log_ends_like_one_that_was_never_cut(lines: list[int], cut: int, torn: bool) -> None:
     import tempfile
