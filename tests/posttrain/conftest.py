@@ -2,7 +2,6 @@
 
 import copy
 import json
-import os
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +9,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from hypothesis import settings
 from transformers import PreTrainedTokenizerFast, YoutuForCausalLM
 
 from environments.base import Environment, Task
@@ -30,10 +28,6 @@ from tokenizer.stage import TokenizerStage
 
 if TYPE_CHECKING:
     from pretrain.engine import Engine
-
-os.environ.setdefault("OMP_NUM_THREADS", "1")
-settings.register_profile("posttrain", deadline=None)  # the first call into torch takes a second
-settings.load_profile("posttrain")
 
 VOCABULARY = 512
 THETA = 20000.0  # not the model's own: a long-context stage came before
