@@ -34,7 +34,7 @@ class MixRow:
         source: its id.
         domain: what it counts for.
         planned: what the plan gives it.
-        realized: what the ledger says was consumed; None before the stage is trained on this plan.
+        realized: what the ledger says was consumed; None before the stage is trained.
         epochs: times the source has been read when the stage ends, from the first stage on.
         waste: tokens given up in the stage, because an epoch ended with less than a sample unread.
     """
@@ -61,7 +61,6 @@ class StageMix:
         phases: name, sequence length, samples and steps of each phase.
         rows: one per source, by domain and name.
         trained: its ledger exists.
-        stale: what was trained followed another plan, before the profile changed; it is not counted.
         mismatch: how planned and realized counts differ; empty if they are equal or there is no ledger.
     """
 
@@ -69,7 +68,6 @@ class StageMix:
     phases: list[dict[str, Any]]
     rows: list[MixRow]
     trained: bool
-    stale: bool = False
     mismatch: str = ""
 
     @property
@@ -166,11 +164,6 @@ def planned_stages(artifacts: Mapping[str, Artifact]) -> list[str]:
 
 def _stage_mix(stage: str, plan_artifact: Artifact, trained: Artifact | None) -> StageMix:
     plan = Plan.load(plan_artifact.path)
-    stale = (
-        trained is not None and trained.manifest["inputs"]["plan"]["fingerprint"] != plan_artifact.fingerprint
-    )
-    if stale:
-        trained = None
     planned = plan.counts(plan.total_samples)
     realized = Ledger.from_json(read_json(trained.file("ledger.json"))["realized"]) if trained else None
     cursors = plan.cursors()
@@ -209,7 +202,7 @@ def _stage_mix(stage: str, plan_artifact: Artifact, trained: Artifact | None) ->
         }
         for phase in plan.phases
     ]
-    return StageMix(stage, phases, rows, realized is not None, stale, mismatch)
+    return StageMix(stage, phases, rows, realized is not None, mismatch)
 
 
 def trace_token(artifacts: Mapping[str, Artifact], stage: str, step: int, row: int, pos: int) -> TokenTrace:

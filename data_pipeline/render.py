@@ -21,9 +21,7 @@ def render_mix(tables: list[StageMix], console: Console) -> None:
         lengths = ", ".join(
             f"{phase['name']} {phase['tokens']:,} x {phase['sequence_length']}" for phase in mix.phases
         )
-        stale = "; trained on an earlier plan, run it again" if mix.stale else ""
-        title = f"{mix.stage}: {mix.tokens:,} tokens ({lengths}){stale}"
-        table = Table(title=title, title_justify="left")
+        table = Table(title=f"{mix.stage}: {mix.tokens:,} tokens ({lengths})", title_justify="left")
         for heading in ("domain", "source"):
             table.add_column(heading)
         for heading in ("share", "planned", "realized", "remaining", "epochs", "waste"):
@@ -61,9 +59,6 @@ def render_mix(tables: list[StageMix], console: Console) -> None:
 def render_ledger(tables: list[StageMix], console: Console) -> bool:
     """Say for every trained stage whether planned and realized counts are equal; return whether all are."""
     trained = [mix for mix in tables if mix.trained]
-    for mix in tables:
-        if mix.stale:
-            console.print(f"[yellow]stale[/yellow]    {mix.stage}: trained on an earlier plan; run it again")
     if not trained:
         console.print("no stage is trained yet")
     for mix in trained:

@@ -243,17 +243,6 @@ def test_a_ledger_that_differs_is_found(run: dict[str, Artifact], tmp_path: Path
     assert "equal" in printed(render_ledger, mix_tables(run))
 
 
-def test_what_an_earlier_plan_trained_is_not_counted(run: dict[str, Artifact], tmp_path: Path) -> None:
-    """After a change of the profile a run holds a new plan, and the old result until it is made anew."""
-    old = execute(Trained("stem", Config(), {"plan": run["plan.commonsense"]}), Store(tmp_path))
-    changed = {**run, "stem": old}
-    stem = mix_tables(changed)[1]
-    assert (stem.trained, stem.stale, stem.mismatch) == (False, True, "")
-    assert all(row.realized is None for row in stem.rows)
-    assert "trained on an earlier plan" in printed(render_mix, [stem])
-    assert "stale    stem" in printed(render_ledger, mix_tables(changed))
-
-
 def test_a_trace_prints_text_that_looks_like_markup_as_it_is(run: dict[str, Artifact]) -> None:
     tokenizer, shard = load(run["tokenizer"].path / "hf"), Tokens(run["tokens"].path).shard("notes")
     found = next(
