@@ -1,77 +1,64 @@
 """SFT and RL stages that are killed and run again end like ones that never were."""
 
-import os
-import signal
-import subprocess
-import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from posttrain.config import RLConfig, SFTConfig
+from posttrain.config import RLConfig, RLStageConfig, SFTConfig, SFTStageConfig
+from posttrain.rl import RLStage
+from posttrain.sft import SFTStage
 from pretrain.config import ModelConfig
-from stemma.core.artifact import Artifact, open_artifact
-from stemma.core.config import Config, canonical_json
+from stemma.core.artifact import Artifact
+from stemma.core.config import Config
 from stemma.core.files import read_json, read_jsonl
+from tests.programs import Program, finish, kill_when, receipts, start_stage
 
 SAME = ("receipts.jsonl", "ledger.json", "hf/model.safetensors", "hf/config.json")
 EVERY = 3  # steps between checkpoints, and so in the middle of a batch of rollouts, which lasts two
 
-Starter = Callable[..., "subprocess.Popen[str]"]
+Starter = Callable[..., Program]
 
 
-@pytest.fixture
-def start(
+@pytest.fixture(scope="module")
+def begin(
     tokenizer_artifact: Artifact,
     init: Artifact,
     trajectories: Artifact,
     model_config: ModelConfig,
     sft_config: Callable[..., SFTConfig],
     rl_config: Callable[..., RLConfig],
-    tmp_path: Path,
 ) -> Starter:
-    """``start(kind, store, ranks)``: the stage as a program in its own session."""
+    """``begin(kind, store, ranks)``: the stage as a program in its own session."""
+    inputs = {"tokenizer": tokenizer_artifact, "init": init}
+    configs: dict[str, Config] = {
+        "sft": SFTStageConfig(model=model_config, sft=sft_config()),
+        "rl": RLStageConfig(model=model_config, rl=rl_config()),
+    }
 
-    def begin(kind: str, store: str, ranks: int = 1) -> "subprocess.Popen[str]":
-        section: Config = sft_config() if kind == "sft" else rl_config()
-        path = tmp_path / f"{kind}.json"
-        path.write_text(canonical_json({"model": model_config.model_dump(), kind: section.model_dump()}))
-        folders = [tmp_path / store, path, tokenizer_artifact.path, init.path, trajectories.path]
-        program = Path(__file__).with_name("run_stage.py")
-        command = [sys.executable, str(program), kind, *map(str, folders), str(ranks)]
-        environment = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[2])}
-        return subprocess.Popen(
-            command, stdout=subprocess.PIPE, text=True, start_new_session=True, env=environment
-        )
+    def start(kind: str, store: Path, ranks: int = 1) -> Program:
+        if kind == "sft":
+            given = {**inputs, "trajectories": trajectories}
+            return start_stage(store, SFTStage, kind, configs[kind], given, ranks)
+        return start_stage(store, RLStage, kind, configs[kind], inputs, ranks)
 
-    return begin
-
-
-def finish(process: "subprocess.Popen[str]") -> Artifact:
-    output, _ = process.communicate(timeout=200)
-    assert process.returncode == 0, output
-    return open_artifact(Path(output.splitlines()[-1]))
+    return start
 
 
-def kill_after(process: "subprocess.Popen[str]", store: Path, steps: int) -> None:
-    """SIGKILL the program's process group once ``steps`` receipts are written."""
-    deadline = time.monotonic() + 200
-    while sum(path.read_bytes().count(b"\n") for path in store.glob("artifacts/*/receipts.jsonl")) < steps:
-        assert process.poll() is None, "it ended before it could be killed"
-        assert time.monotonic() < deadline
-        time.sleep(0.001)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.communicate()
+@pytest.fixture(scope="module")
+def undisturbed(begin: Starter, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Artifact]:
+    """What runs that nobody disturbs end with."""
+    return {kind: finish(begin(kind, tmp_path_factory.mktemp(kind)))[1] for kind in ("sft", "rl")}
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["sft", "rl"])
-def test_killed_between_checkpoints_it_ends_the_same(start: Starter, kind: str, tmp_path: Path) -> None:
-    straight = finish(start(kind, "straight"))
-    kill_after(start(kind, "killed"), tmp_path / "killed", EVERY + 2)
-    killed = finish(start(kind, "killed"))
+def test_killed_between_checkpoints_it_ends_the_same(
+    begin: Starter, undisturbed: dict[str, Artifact], kind: str, tmp_path: Path
+) -> None:
+    straight = undisturbed[kind]
+    kill_when(begin(kind, tmp_path), lambda: receipts(tmp_path) >= EVERY + 2)
+    _, killed = finish(begin(kind, tmp_path))
     assert killed.fingerprint == straight.fingerprint
     assert killed.summary["resumed_from"] == EVERY
     assert straight.summary["resumed_from"] is None
@@ -89,10 +76,10 @@ def test_killed_between_checkpoints_it_ends_the_same(start: Starter, kind: str, 
 
 @pytest.mark.slow
 def test_two_data_parallel_ranks_read_the_same_batches_and_play_the_same_episodes(
-    start: Starter, tmp_path: Path
+    begin: Starter, undisturbed: dict[str, Artifact], tmp_path: Path
 ) -> None:
-    one = list(read_jsonl(finish(start("rl", "one")).file("receipts.jsonl")))
-    two = list(read_jsonl(finish(start("rl", "two", 2)).file("receipts.jsonl")))
+    one = list(read_jsonl(undisturbed["rl"].file("receipts.jsonl")))
+    two = list(read_jsonl(finish(begin("rl", tmp_path, 2))[1].file("receipts.jsonl")))
     assert len(one) == len(two)
     assert one[0]["batch_sha256"] == two[0]["batch_sha256"]
     assert float.fromhex(one[0]["loss"]) == pytest.approx(float.fromhex(two[0]["loss"]), abs=1e-5)

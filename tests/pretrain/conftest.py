@@ -1,6 +1,5 @@
 """Tiny but real inputs of a training stage: the running Python's own sources, in Megatron's format."""
 
-import sys
 import sysconfig
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -11,7 +10,7 @@ import pytest
 
 from data_pipeline.config import PlanConfig
 from data_pipeline.curriculum import PlanStage
-from pretrain.config import ModelConfig, PretrainConfig, TrainingConfig
+from pretrain.config import ModelConfig, TrainingConfig
 from stemma.core.artifact import Artifact, Store
 from stemma.core.config import Config
 from stemma.core.files import write_json
@@ -134,23 +133,12 @@ def training_config(**changes: Any) -> TrainingConfig:
 
 
 @pytest.fixture(scope="session")
-def make_run(inputs: dict[str, Artifact], make_plan: Callable[..., Any]) -> Callable[..., list[str]]:
-    """``make_run(store, steps, ranks, **training)``: the command that runs a stage as a program."""
-
-    def make(store: Path, steps: int, ranks: int = 1, **training: Any) -> list[str]:
-        settings = training_config(**training)
-        config = PretrainConfig(model=ModelConfig.model_validate(MODEL), training=settings)
-        store.mkdir(parents=True, exist_ok=True)
-        (store / "config.json").write_text(config.model_dump_json())
-        plan = make_plan(steps, batch=settings.global_batch_size).path
-        folders = [store, plan, inputs["tokens"].path, inputs["tokenizer"].path, store / "config.json"]
-        program = Path(__file__).with_name("run_stage.py")
-        return [sys.executable, str(program), *map(str, folders), str(ranks)]
-
-    return make
+def make_training() -> Callable[..., TrainingConfig]:
+    """``make_training(**changes)``: how the tiny stage trains, but for some fields."""
+    return training_config
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def tiny_model() -> ModelConfig:
     """The model all tests here train."""
     return ModelConfig.model_validate(MODEL)

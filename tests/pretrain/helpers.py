@@ -98,14 +98,26 @@ def raw_bytes(tensor: Tensor) -> bytes:
     return tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes()
 
 
-def run_ranks(function: str, ranks: int, folder: Path, *arguments: Any) -> Any:
-    """Run ``tests/pretrain/ranks.py FUNCTION`` under torchrun; what rank 0 wrote to ``result.json``."""
-    result = folder / f"{function}.json"
+def run_ranks(ranks: int, folder: Path, *calls: tuple[Any, ...]) -> list[Any]:
+    """Run functions of ``tests/pretrain/ranks.py`` one after another, under one torchrun.
+
+    Starting it takes longer than what they do.
+
+    Args:
+        ranks: processes.
+        folder: for the calls and what they return.
+        calls: name and arguments of each.
+
+    Returns:
+        What each returned on rank 0.
+    """
+    todo, done = folder / "calls.json", folder / "results.json"
+    todo.write_text(json.dumps(calls, default=str))
     root = Path(__file__).parents[2]
     command = [sys.executable, "-W", "ignore", "-m", "torch.distributed.run", "--standalone"]
-    command += [f"--nproc-per-node={ranks}", str(Path(__file__).with_name("ranks.py"))]
-    command += [function, str(result), *map(str, arguments)]
-    environment = os.environ | {"PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240, cwd=root)
-    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-6000:]
-    return json.loads(result.read_text())
+    command += [f"--nproc-per-node={ranks}", str(Path(__file__).with_name("ranks.py")), str(todo), str(done)]
+    environment = os.environ | {"PYTHONPATH": str(root)}
+    ended = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=280, cwd=root)
+    assert ended.returncode == 0, ended.stdout[-2000:] + ended.stderr[-6000:]
+    results: list[Any] = json.loads(done.read_text())
+    return results

@@ -13,7 +13,7 @@ from pretrain.engine import Engine
 from tests.pretrain.helpers import build, parameter_hash, rows, train
 
 
-def topology(text: str, sharded: bool = False) -> Engine:
+def topology(text: str, sharded: bool) -> Engine:
     """``"tp,pp,dp"``"""
     tensor, pipeline, data = map(int, text.split(","))
     return build(
@@ -21,9 +21,9 @@ def topology(text: str, sharded: bool = False) -> Engine:
     )
 
 
-def split(text: str, sharded: str) -> dict[str, Any]:
+def split(text: str, sharded: bool) -> dict[str, Any]:
     """Initial weights, six losses, evaluation, log-probabilities and final weights of a split model."""
-    engine = topology(text, sharded == "1")
+    engine = topology(text, sharded)
     initial = engine.hf_state_dict()
     initial = {name: tensor.clone() for name, tensor in initial.items()}
     losses = train(engine, 0, 6)
@@ -45,25 +45,25 @@ def split(text: str, sharded: str) -> dict[str, Any]:
     }
 
 
-def save(text: str, sharded: str, folder: str) -> dict[str, Any]:
+def save(text: str, sharded: bool, folder: str) -> dict[str, Any]:
     """Three steps and a checkpoint; then three more."""
-    engine = topology(text, sharded == "1")
+    engine = topology(text, sharded)
     train(engine, 0, 3)
     engine.save(Path(folder), {"step": 3})
     return {"losses": train(engine, 3, 6), "hash": parameter_hash(engine)}
 
 
-def resume(text: str, sharded: str, folder: str) -> dict[str, Any]:
+def resume(text: str, sharded: bool, folder: str) -> dict[str, Any]:
     """Continue from a checkpoint of three steps."""
-    engine = topology(text, sharded == "1")
+    engine = topology(text, sharded)
     extra = engine.load(Path(folder))
     return {"extra": extra, "losses": train(engine, 3, 6), "hash": parameter_hash(engine)}
 
 
 if __name__ == "__main__":
     functions = {"split": split, "save": save, "resume": resume}
-    value = functions[sys.argv[1]](*sys.argv[3:])
+    results = [functions[name](*arguments) for name, *arguments in json.loads(Path(sys.argv[1]).read_text())]
     if dist.get_rank() == 0:
-        Path(sys.argv[2]).write_text(json.dumps(value))
+        Path(sys.argv[2]).write_text(json.dumps(results))
     dist.barrier()
     dist.destroy_process_group()

@@ -28,7 +28,7 @@ def saved(engine, tmp_path):
 
 def test_a_new_process_continues_bit_for_bit(saved, tmp_path):
     folder, losses, digest = saved
-    found = run_ranks("resume", 1, tmp_path, "1,1,1", "0", folder)
+    (found,) = run_ranks(1, tmp_path, ("resume", "1,1,1", False, folder))
     assert found == {"extra": {"step": 3, "cursor": [1, 2]}, "losses": losses, "hash": digest}
 
 
@@ -55,14 +55,21 @@ def test_the_sharded_optimizer_continues_bit_for_bit_too(engine, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("topology", ["2,1,1", "1,2,1", "1,1,2"], ids=["TP=2", "PP=2", "DP=2"])
-def test_another_number_of_ranks_continues_it(saved, engine, topology, tmp_path):
+def test_another_number_of_ranks_continues_it(saved, engine, tmp_path):
     folder, losses, _ = saved
-    found = run_ranks("resume", 2, tmp_path, topology, "0", folder)
-    assert found["losses"] == pytest.approx(losses, rel=1e-5)
-    back = run_ranks("save", 2, tmp_path, topology, "0", tmp_path / "step-00000007")
-    engine.load(tmp_path / "step-00000007")
-    assert train(engine, 3, 6) == pytest.approx(back["losses"], rel=1e-5)
+    topologies = {"TP=2": "2,1,1", "PP=2": "1,2,1", "DP=2": "1,1,2"}
+    calls = []
+    for name, topology in topologies.items():
+        calls += [
+            ("resume", topology, False, folder),
+            ("save", topology, False, tmp_path / name / "step-00000003"),
+        ]
+    results = iter(run_ranks(2, tmp_path, *calls))
+    for name in topologies:
+        resumed, gone_on = next(results), next(results)
+        assert resumed["losses"] == pytest.approx(losses, rel=1e-5), name
+        engine.load(tmp_path / name / "step-00000003")
+        assert train(engine, 3, 6) == pytest.approx(gone_on["losses"], rel=1e-5), name
 
 
 def test_a_checkpoint_of_the_first_step_has_weights_only(engine, tmp_path):

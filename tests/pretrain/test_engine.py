@@ -136,24 +136,35 @@ def test_the_same_seed_trains_the_same_weights(engine):
     assert parameter_hash(again) == digest
 
 
+SPLITS = {
+    "TP=2": ("2,1,1", False),
+    "PP=2": ("1,2,1", False),
+    "DP=2": ("1,1,2", False),
+    "DP=2, sharded optimizer": ("1,1,2", True),
+}
+
+
+@pytest.fixture(scope="module")
+def split(tmp_path_factory):
+    """What two ranks came to, by how they share the model."""
+    calls = [("split", *arguments) for arguments in SPLITS.values()]
+    return dict(zip(SPLITS, run_ranks(2, tmp_path_factory.mktemp("split"), *calls)))
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("topology", "sharded"),
-    [("2,1,1", "0"), ("1,2,1", "0"), ("1,1,2", "0"), ("1,1,2", "1")],
-    ids=["TP=2", "PP=2", "DP=2", "DP=2, sharded optimizer"],
-)
-def test_two_ranks_train_what_one_does(engine, topology, sharded, tmp_path):
+@pytest.mark.parametrize("name", SPLITS)
+def test_two_ranks_train_what_one_does(engine, split, name):
+    found = split[name]
     initial = {name: tensor.clone() for name, tensor in engine.hf_state_dict().items()}
     losses = train(engine, 0, 6)
     tokens, labels, mask = rows(99)
     evaluation = engine.evaluate([MicroBatch(tokens, labels, mask, torch.zeros_like(tokens))])
-    found = run_ranks("split", 2, tmp_path, topology, sharded)
-    for name, tensor in initial.items():
-        assert torch.equal(torch.tensor(found["initial"][name]), tensor), name  # bit for bit
+    for weight, tensor in initial.items():
+        assert torch.equal(torch.tensor(found["initial"][weight]), tensor), weight  # bit for bit
     assert found["losses"] == pytest.approx(losses, rel=1e-5)
     assert found["evaluation"] == pytest.approx(evaluation, rel=1e-5)
     logprobs = engine.token_logprobs_no_grad(tokens)
     torch.testing.assert_close(torch.tensor(found["logprobs"]), logprobs, atol=5e-4, rtol=1e-4)
     assert found["final"].keys() == initial.keys()
-    for name, tensor in engine.hf_state_dict().items():
-        torch.testing.assert_close(torch.tensor(found["final"][name]), tensor, atol=5e-4, rtol=1e-3)
+    for weight, tensor in engine.hf_state_dict().items():
+        torch.testing.assert_close(torch.tensor(found["final"][weight]), tensor, atol=5e-4, rtol=1e-3)

@@ -1,82 +1,61 @@
 """A stage that is killed anywhere and run again ends like one that never was: what receipts are for."""
 
-import os
 import random
 import signal
-import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from stemma.core.artifact import Artifact, open_artifact
+from pretrain.config import ModelConfig, PretrainConfig, TrainingConfig
+from pretrain.stage import PretrainStage
+from stemma.core.artifact import Artifact
 from stemma.core.errors import Preempted
 from stemma.core.files import read_jsonl
+from tests.programs import (
+    PATIENCE,
+    Program,
+    finish,
+    kill_when,
+    receipts,
+    start_stage,
+    still_running,
+    wait_until,
+)
 
 STEPS = 30
 EVERY = 7
-PATIENCE = 240  # seconds; a run takes five on an idle machine
+BATCH = 32
 SAME = ("receipts.jsonl", "ledger.json", "evaluation.json", "hf/model.safetensors", "hf/config.json")
 
-Starter = Callable[..., subprocess.Popen[str]]
-
-
-SETTINGS = {"global_batch_size": 32, "checkpoint_every": EVERY}
-
-
-@pytest.fixture
-def start(make_run: Callable[..., list[str]], tmp_path: Path) -> Starter:
-    """``start(store, ranks)``: the stage as a program in its own session."""
-
-    def begin(store: str, ranks: int = 1) -> "subprocess.Popen[str]":
-        command = make_run(tmp_path / store, STEPS, ranks, **SETTINGS)
-        return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True)
-
-    return begin
+Starter = Callable[..., Program]
 
 
 @pytest.fixture(scope="module")
-def straight(make_run: Callable[..., list[str]], tmp_path_factory: pytest.TempPathFactory) -> Artifact:
+def begin(
+    inputs: dict[str, Artifact],
+    make_plan: Callable[..., Artifact],
+    make_training: Callable[..., TrainingConfig],
+    tiny_model: ModelConfig,
+) -> Starter:
+    """``begin(store, ranks)``: the stage as a program in its own session."""
+    training = make_training(global_batch_size=BATCH, checkpoint_every=EVERY)
+    config = PretrainConfig(model=tiny_model, training=training)
+    given = {**inputs, "plan": make_plan(STEPS, batch=BATCH)}
+    return lambda store, ranks=1: start_stage(store, PretrainStage, "stem", config, given, ranks)
+
+
+@pytest.fixture
+def start(begin: Starter, tmp_path: Path) -> Starter:
+    """The same with the name of a store in the test's own folder."""
+    return lambda store, ranks=1: begin(tmp_path / store, ranks)
+
+
+@pytest.fixture(scope="module")
+def straight(begin: Starter, tmp_path_factory: pytest.TempPathFactory) -> Artifact:
     """What a run that nobody disturbs ends with."""
-    command = make_run(tmp_path_factory.mktemp("straight"), STEPS, 1, **SETTINGS)
-    return finish(subprocess.Popen(command, stdout=subprocess.PIPE, text=True))[1]
-
-
-def finish(process: "subprocess.Popen[str]") -> tuple[list[str], Artifact]:
-    """What a run said, and the artifact it ended with."""
-    output, _ = process.communicate(timeout=PATIENCE)
-    assert process.returncode == 0, output
-    *said, path = output.splitlines()
-    return said, open_artifact(Path(path))
-
-
-def receipts(store: Path) -> int:
-    return sum(path.read_bytes().count(b"\n") for path in store.glob("artifacts/stem-*/receipts.jsonl"))
-
-
-def kill_when(process: "subprocess.Popen[str]", condition: Callable[[], object]) -> None:
-    """SIGKILL the program's process group as soon as the condition holds."""
-    deadline = time.monotonic() + PATIENCE
-    while not condition():
-        assert process.poll() is None, "it ended before it could be killed"
-        assert time.monotonic() < deadline
-        time.sleep(0.0005)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.communicate()
-
-
-def still_running(store: Path) -> list[str]:
-    """Command lines of living processes that work on a store."""
-    found = []
-    for path in Path("/proc").glob("[0-9]*/cmdline"):
-        try:
-            text = path.read_bytes().replace(b"\0", b" ").decode(errors="replace")
-        except OSError:  # it ended meanwhile
-            continue
-        if str(store) in text and int(path.parent.name) != os.getpid():
-            found.append(text)
-    return found
+    return finish(begin(tmp_path_factory.mktemp("straight")))[1]
 
 
 @pytest.mark.slow
@@ -117,9 +96,7 @@ def test_asked_to_stop_it_leaves_a_checkpoint_and_goes_on_from_there(start: Star
     for number in (signal.SIGINT, signal.SIGTERM):  # Ctrl-C, then a scheduler
         process = start("stopped")
         target = reached + 2
-        while receipts(tmp_path / "stopped") < target:
-            assert process.poll() is None
-            time.sleep(0.002)
+        wait_until(process, lambda target=target: receipts(tmp_path / "stopped") >= target)
         process.send_signal(number)
         output, _ = process.communicate(timeout=PATIENCE)
         assert process.returncode == Preempted.exit_code, output
