@@ -1,9 +1,18 @@
 """What all tests share: one thread per process, and no time limit for a hypothesis on a busy machine."""
 
 import os
+import sys
 
+import pytest
 from hypothesis import settings
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # inherited by the processes that tests start
 settings.register_profile("patient", deadline=None)
 settings.load_profile("patient")
+
+
+@pytest.fixture(autouse=True)
+def _denormals() -> None:
+    """An engine of an earlier test had this process flush denormals to zero; hypothesis draws them."""
+    if torch := sys.modules.get("torch"):
+        torch.set_flush_denormal(False)
