@@ -165,7 +165,7 @@ def test_progress_is_rate_limited_and_ends_at_the_whole(client, server) -> None:
         return listener.artifact, elapsed
 
     artifact, elapsed = speaking()
-    assert elapsed < 1.5
+    assert elapsed < 6, "2,000 updates would take over 10 seconds"
     found = next(item for item in client.read_artifacts() if item.id == artifact)
     assert found.data == 100.0
     assert "1,999 of 2,000" in found.description
@@ -212,6 +212,7 @@ def servers(root: Path) -> list[int]:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 def test_without_a_server_killed_stopped_and_finished(home, tmp_path) -> None:
     """As a user meets it: no server, a silent stderr, nothing left behind, a history that tells the truth."""
     killed = start(tmp_path, "hang")
@@ -229,14 +230,14 @@ def test_without_a_server_killed_stopped_and_finished(home, tmp_path) -> None:
     stopped = start(tmp_path, "hang")
     wait_for("artifacts/plan.second-*/hanging", tmp_path)
     os.killpg(stopped.pid, signal.SIGINT)
-    out, err = stopped.communicate(timeout=60)
+    out, err = stopped.communicate(timeout=200)
     assert stopped.returncode != 0
     assert "KeyboardInterrupt" in err
     assert "Error logging to API" not in err
     assert "skipped first" in out
 
     done = start(tmp_path, "second")
-    out, err = done.communicate(timeout=120)
+    out, err = done.communicate(timeout=200)
     assert (done.returncode, err) == (0, "")
     assert out.splitlines()[0] == "skipped first"
     assert servers(tmp_path) == []

@@ -58,6 +58,7 @@ def parameters(deployment) -> dict:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 def test_from_the_form_to_a_finished_run(home, tmp_path) -> None:
     """Server with UI, worker, deployments; runs started as the form does; Ctrl-C ends it all."""
     port = free_port()
