@@ -211,6 +211,7 @@ def artifact(root: Path, run_name: str, node: str) -> Artifact:
 
 def main() -> None:
     """Entry point: known errors are printed without a traceback and exit with their own code."""
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch: see pretrain/launch.py
     try:
         app()
     except StemmaError as error:

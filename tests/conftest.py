@@ -7,6 +7,7 @@ import pytest
 from hypothesis import settings
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # inherited by the processes that tests start
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 settings.register_profile("patient", deadline=None)
 settings.load_profile("patient")
 
