@@ -121,8 +121,8 @@ def hf_config_dict(model: ModelConfig, rope_theta: float | None = None, **overri
         overrides: further fields, such as ``bos_token_id`` and ``eos_token_id``.
 
     Raises:
-        ValueError: ``pad_token_id`` is among them. transformers zeroes that row of the embedding on loading, and
-            ours is the end token's: a model loaded so could never end a turn.
+        ValueError: ``pad_token_id`` is among them. transformers zeroes that row of the embedding on loading,
+            and ours is the end token's: a model loaded so could never end a turn.
     """
     if overrides.get("pad_token_id") is not None:
         raise ValueError("pad_token_id does not belong into config.json; generation_config.json has it")

@@ -150,8 +150,8 @@ def _command(job: Path, execution: Execution) -> list[str]:
 def _environment(execution: Execution) -> dict[str, str]:
     here = str(Path(__file__).resolve().parent.parent)
     return {
-        # Threads that spin at a barrier while another process holds their core make a step several times slower on
-        # a busy machine; sleeping ones cost next to nothing on an idle one.
+        # Threads that spin at a barrier while another process holds their core make a step several times
+        # slower on a busy machine; sleeping ones cost next to nothing on an idle one.
         "OMP_WAIT_POLICY": "PASSIVE",
         **os.environ,
         "PYTHONPATH": os.pathsep.join(filter(None, [here, os.environ.get("PYTHONPATH", "")])),
