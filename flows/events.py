@@ -1,5 +1,6 @@
 """Progress events into what Prefect shows: log lines and a live progress artifact per stage."""
 
+import contextvars
 import logging
 import time
 from uuid import UUID
@@ -33,10 +34,14 @@ class TaskListener:
         self.logged = time.monotonic()
         self.latest: Event | None = None
         self.unreachable = False
+        self.context = contextvars.copy_context()
 
     def __call__(self, event: Event) -> None:
-        if event.stage != self.node:
-            return
+        """Take an event from any thread: a stage's library may report from one that knows no task run."""
+        if event.stage == self.node:
+            self.context.copy().run(self._receive, event)
+
+    def _receive(self, event: Event) -> None:
         if event.kind == BEGIN:
             self.logger.info("%s begins%s", self.node, f": {event.text}" if event.text else "")
         elif event.kind == STEP:

@@ -1,9 +1,12 @@
+import contextvars
 import json
+import logging
 import os
 import signal
 import sqlite3
 import subprocess
 import sys
+import threading
 import time
 from collections import Counter
 from pathlib import Path
@@ -11,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from stemma.core.errors import Preempted, StemmaError
+from stemma.core.progress import STEP, Event
 
 DEMO = """
 import sys
@@ -129,13 +133,10 @@ def test_listeners_are_handed_back(client, run) -> None:
 
 
 def test_a_lost_server_does_not_stop_the_work(home, caplog) -> None:
-    import logging
-
     from prefect.settings import PREFECT_API_URL, temporary_settings
 
     from flows.events import TaskListener
     from flows.server import free_port
-    from stemma.core.progress import Event
 
     listener = TaskListener("stem", logging.getLogger("test"))
     with temporary_settings({PREFECT_API_URL: f"http://127.0.0.1:{free_port()}/api"}):
@@ -150,13 +151,10 @@ def test_progress_is_rate_limited_and_ends_at_the_whole(client, server) -> None:
     from prefect import flow
 
     from flows.events import TaskListener
-    from stemma.core.progress import Event
 
     @flow
     def speaking():
-        import logging
-
-        listener = TaskListener("busy", logging.getLogger("test"))
+            listener = TaskListener("busy", logging.getLogger("test"))
         started = time.monotonic()
         for step in range(2000):
             listener(Event("busy", "step", step=step, total=2000, unit="steps", metrics={"loss": 1.0}))
@@ -243,3 +241,18 @@ def test_without_a_server_killed_stopped_and_finished(home, tmp_path) -> None:
     assert servers(tmp_path) == []
     assert states(tmp_path)[:3] == [("toy", "Crashed"), ("toy", "Crashed"), ("toy", "Completed")]
     assert not [name for name, state in states(tmp_path) if state in ("Running", "Pending")]
+
+
+def test_events_of_another_thread_belong_to_the_task_run_too() -> None:
+    """The tokenizer's trainer reports from a thread that Prefect knows nothing of."""
+    from flows.events import TaskListener
+
+    run = contextvars.ContextVar("run", default="none")
+    run.set("mine")
+    listener = TaskListener("tokenizer", logging.getLogger("test"))
+    seen: list[str] = []
+    listener._show = lambda *_, **__: seen.append(run.get())  # type: ignore[method-assign]
+    thread = threading.Thread(target=listener, args=(Event("tokenizer", STEP, step=1, total=2),))
+    thread.start()
+    thread.join()
+    assert seen == ["mine"]
