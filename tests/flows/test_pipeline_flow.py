@@ -154,7 +154,7 @@ def test_progress_is_rate_limited_and_ends_at_the_whole(client, server) -> None:
 
     @flow
     def speaking():
-            listener = TaskListener("busy", logging.getLogger("test"))
+        listener = TaskListener("busy", logging.getLogger("test"))
         started = time.monotonic()
         for step in range(2000):
             listener(Event("busy", "step", step=step, total=2000, unit="steps", metrics={"loss": 1.0}))
