@@ -138,8 +138,8 @@ def test_a_lost_server_does_not_stop_the_work(home, caplog) -> None:
     from flows.events import TaskListener
     from flows.server import free_port
 
-    listener = TaskListener("stem", logging.getLogger("test"))
     with temporary_settings({PREFECT_API_URL: f"http://127.0.0.1:{free_port()}/api"}):
+        listener = TaskListener("stem", logging.getLogger("test"))  # keeps the settings it was made under
         for step in range(3):
             listener.updated = 0.0
             listener(Event("stem", "step", step=step, total=3, unit="steps"))
