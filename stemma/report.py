@@ -1,5 +1,7 @@
 """The table at the end of a run, and the report it leaves in the run's folder."""
 
+import io
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -118,12 +120,18 @@ def write_report(run: "Run") -> Path:
     path = run.folder / "report.md"
     write_json(run.folder / "report.json", {"run": run.name, "rows": found})
     write_atomic(path, markdown(run, found))
-    recorder = Console(record=True, width=132, quiet=True, force_terminal=True)
-    recorder.print(table(found, f"run {run.name}", recorder.width))
+    write_atomic(run.folder / "report.svg", picture(run.name, found))
+    return path
+
+
+def picture(name: str, found: list[dict[str, Any]]) -> str:
+    """The closing table as an SVG that asks no other host for a font."""
+    recorder = Console(record=True, width=132, file=io.StringIO(), force_terminal=True)
+    recorder.print(table(found, f"run {name}", recorder.width))
     if line := reward_line(found):
         recorder.print(line)
-    write_atomic(run.folder / "report.svg", recorder.export_svg(title=f"stemma demo: {run.name}"))
-    return path
+    drawn = recorder.export_svg(title=f"stemma: {name}")
+    return re.sub(r"@font-face \{.*?\}", "", drawn, flags=re.DOTALL)
 
 
 def markdown(run: "Run", found: list[dict[str, Any]]) -> str:

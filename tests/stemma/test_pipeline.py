@@ -107,7 +107,10 @@ def test_the_report_is_written_from_the_artifacts(tmp_path):
     path = run.finish()
     assert "| second | 1 |" in path.read_text()
     assert json.loads((run.folder / "report.json").read_text())["rows"] == rows(run.artifacts)
-    assert (run.folder / "report.svg").read_text().startswith("<svg")
+    drawn = (run.folder / "report.svg").read_text()
+    assert drawn.startswith("<svg")
+    assert "second" in drawn
+    assert "url(http" not in drawn  # looked at without a network, and without telling anyone
 
 
 def test_every_input_of_the_real_pipeline_comes_before_what_uses_it():
