@@ -27,7 +27,7 @@ def die_with(parent: int) -> None:
     if ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0) != 0:
         raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG) failed")
     if os.getppid() != parent:
-        sys.exit(1)
+        os._exit(1)  # not sys.exit: a hook after a fork may not raise
 
 
 def leave() -> NoReturn:

@@ -62,9 +62,21 @@ def last_rope_theta(trained: Path) -> float:
     return float(config["rope_parameters"]["rope_theta"])
 
 
+def tie_forks() -> None:
+    """Have forks of this process die with the one that forked them: they do not inherit its tie.
+
+    Checkpoint writers are forks, and one whose worker was killed would wait for ever.
+    """
+    forking = [0]
+    os.register_at_fork(
+        before=lambda: forking.__setitem__(0, os.getpid()), after_in_child=lambda: die_with(forking[0])
+    )
+
+
 def main() -> None:
     if PARENT_VARIABLE in os.environ:
         die_with(int(os.environ[PARENT_VARIABLE]))
+    tie_forks()
     stop = StopFlag()
     job = Job.model_validate_json(Path(sys.argv[1]).read_text())
     try:
