@@ -25,7 +25,7 @@ unit: $(STAMP)
 gpu-check: $(STAMP)
 	$(BIN)/python -m pytest -m gpu
 
-# pip's own temporary file decides whether the install finished: the stamp is touched last.
+# The stamp is touched last, so an interrupted install is done again.
 $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))' || \
 	  { echo "stemma needs Python 3.11 or 3.12; set PYTHON=... (found: $$($(PYTHON) --version 2>&1))"; exit 1; }
