@@ -24,10 +24,7 @@ import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 from datatrove.pipeline.readers import ParquetReader
 
-from data_pipeline.config import CorpusConfig
-from data_pipeline.dedup import EXACT, NEAR, deduplicate
-from data_pipeline.executor import Pool, worker_pool
-from data_pipeline.filters import (
+from data_pipeline.cleaning.filters import (
     DOCUMENTS,
     DRAFTS,
     REJECTS,
@@ -39,8 +36,11 @@ from data_pipeline.filters import (
     to_draft,
     writer,
 )
-from data_pipeline.packages import OutOfReach
-from data_pipeline.sources import Found, SourceReader, describe, document_id, look, units
+from data_pipeline.config import CorpusConfig
+from data_pipeline.dedup.minhash import EXACT, NEAR, deduplicate
+from data_pipeline.executor import Pool, worker_pool
+from data_pipeline.sources.find import Found, SourceReader, describe, document_id, look, units
+from data_pipeline.sources.packages import OutOfReach
 from stemma.core.errors import StemmaError
 from stemma.core.files import write_json
 from stemma.core.progress import Progress

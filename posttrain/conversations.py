@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from transformers import PreTrainedTokenizerFast
 
-from data_pipeline.layout import Layout, apportion
+from data_pipeline.curriculum.layout import Layout, apportion
 from data_pipeline.permutation import derive_key, permutation
 from stemma.core.errors import StemmaError
 from stemma.core.files import read_jsonl

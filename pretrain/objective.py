@@ -13,8 +13,8 @@ import numpy as np
 import torch.distributed as dist
 from torch import Tensor
 
-from data_pipeline.curriculum import Location, Plan
-from data_pipeline.shards import TokenShard, open_shards
+from data_pipeline.curriculum.plan import Location, Plan
+from data_pipeline.tokens.shards import TokenShard, open_shards
 from pretrain.batch import MicroBatch, Sample, StepBatch, batch_digest, micro_batches, share
 from pretrain.config import TrainingConfig
 from pretrain.engine import Engine

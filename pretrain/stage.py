@@ -2,7 +2,7 @@
 
 from typing import Any, ClassVar, cast
 
-from data_pipeline.curriculum import Plan
+from data_pipeline.curriculum.plan import Plan
 from pretrain.config import PretrainConfig
 from pretrain.launch import launch
 from stemma.core.errors import StemmaError

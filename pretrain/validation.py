@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from tokenizers import Tokenizer
 
-from data_pipeline.shards import TokenShard, open_shards
+from data_pipeline.tokens.shards import TokenShard, open_shards
 from pretrain.batch import Sample, micro_batches, share
 from pretrain.engine import Engine
 from pretrain.launch import Job

@@ -7,7 +7,8 @@ from typing import Annotated, Any
 
 import typer
 
-from stemma import __version__
+from stemma import __version__, cli_mix
+from stemma.cli_options import Overrides, ProfileName, Root, RunName, StopAfter
 from stemma.core.artifact import Artifact, Store
 from stemma.core.errors import StemmaError
 
@@ -17,16 +18,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
-mix = typer.Typer(help="Look at the data mix of a run.", no_args_is_help=True)
-app.add_typer(mix, name="mix")
-
-ProfileName = Annotated[str, typer.Option("--profile", "-p", help="a profile's name, or the path of a .yaml")]
-Overrides = Annotated[list[str], typer.Option("--set", help="path.to.field=value; may be repeated")]
-Root = Annotated[
-    Path, typer.Option("--root", envvar="STEMMA_ROOT", help="folder of runs, artifacts and downloads")
-]
-RunName = Annotated[str, typer.Argument(help="the run's name, such as nano")]
-StopAfter = Annotated[str, typer.Option(help="last stage to make")]
+app.add_typer(cli_mix.app, name="mix")
 
 
 @app.callback(invoke_without_command=True)
@@ -149,22 +141,11 @@ def chat(
     talk(artifact(root, run, "export").path / "hf", prompt=prompt, tools=tools)
 
 
-@mix.command("show")
-def mix_show(run: RunName = "nano", root: Root = Path("runs")) -> None:
-    """Planned and realized counts of every training stage, by source and domain."""
-    from data_pipeline.inspect import mix_tables
-    from data_pipeline.render import render_mix
-    from stemma.pipeline import open_run
-    from stemma.terminal import console
-
-    render_mix(mix_tables(open_run(Store(root), run)), console())
-
-
 @app.command()
 def ledger(run: RunName = "nano", root: Root = Path("runs")) -> None:
     """Compare planned and realized counts of every trained stage; exit 1 if any differ."""
-    from data_pipeline.inspect import mix_tables
-    from data_pipeline.render import render_ledger
+    from data_pipeline.inspection.inspect import mix_tables
+    from data_pipeline.inspection.render import render_ledger
     from stemma.pipeline import open_run
     from stemma.terminal import console
 
@@ -183,8 +164,8 @@ def trace(
     document: Annotated[str, typer.Option(help="a document's id: list the steps that saw it")] = "",
 ) -> None:
     """From a token of a training step to its document; with --document, from a document to its steps."""
-    from data_pipeline.inspect import trace_document, trace_token
-    from data_pipeline.render import render_trace
+    from data_pipeline.inspection.inspect import trace_document, trace_token
+    from data_pipeline.inspection.render import render_trace
     from stemma.pipeline import open_run
     from stemma.terminal import console
 

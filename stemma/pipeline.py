@@ -74,14 +74,14 @@ def nodes() -> list[Node]:
         ),
         Node(
             "tokens",
-            "data_pipeline.tokens:TokensStage",
+            "data_pipeline.tokens.stage:TokensStage",
             lambda p: p.tokens,
             {"corpus": "corpus", "tokenizer": "tokenizer"},
             "tokenize the corpus",
         ),
         Node(
             "agent_tokens",
-            "data_pipeline.tokens:TokensStage",
+            "data_pipeline.tokens.stage:TokensStage",
             lambda p: p.tokens,
             {"corpus": "trajectories", "tokenizer": "tokenizer"},
             "tokenize the trajectories",
@@ -95,7 +95,7 @@ def nodes() -> list[Node]:
         made.append(
             Node(
                 f"plan.{stage}",
-                "data_pipeline.curriculum:PlanStage",
+                "data_pipeline.curriculum.stage:PlanStage",
                 _plan(stage),
                 plan_inputs,
                 "plan the mix",

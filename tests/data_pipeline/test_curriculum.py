@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from data_pipeline.config import CurriculumConfig, PhaseConfig, PlanConfig
-from data_pipeline.curriculum import Plan, PlanError, PlanStage, build_plan, leave_out, source_weights
-from data_pipeline.cursor import Reader, Universe
-from data_pipeline.plan import PlannedSource, plan_from_json
+from data_pipeline.curriculum.cursor import Reader, Universe
+from data_pipeline.curriculum.plan import PlannedSource, plan_from_json
+from data_pipeline.curriculum.stage import Plan, PlanError, PlanStage, build_plan, leave_out, source_weights
 from stemma.core.artifact import Artifact, Store
 from stemma.core.config import Config
 from stemma.core.errors import DamagedError

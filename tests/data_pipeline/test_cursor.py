@@ -3,7 +3,7 @@
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data_pipeline.cursor import Cursor, Lot, Reader, Universe
+from data_pipeline.curriculum.cursor import Cursor, Lot, Reader, Universe
 
 CHUNK = 12
 LENGTHS = st.sampled_from([1, 2, 3, 4, 6, 12])

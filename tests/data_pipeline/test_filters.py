@@ -3,8 +3,8 @@ import pytest
 from datatrove.data import Document
 from datatrove.pipeline.filters import GopherQualityFilter, GopherRepetitionFilter
 
-from data_pipeline import filters
-from data_pipeline.sources import document_id
+from data_pipeline.cleaning import filters
+from data_pipeline.sources.find import document_id
 
 PROSE = (
     "The library opened its doors in the spring, and people of the town came to see what it held. "

@@ -12,12 +12,12 @@ import pytest
 from rich.console import Console
 
 from data_pipeline.config import CurriculumConfig, PhaseConfig, PlanConfig, TokensConfig
-from data_pipeline.curriculum import PlanStage
-from data_pipeline.inspect import mix_tables, trace_document, trace_token
-from data_pipeline.plan import Plan
-from data_pipeline.render import render_ledger, render_mix, render_trace
-from data_pipeline.shards import Tokens
-from data_pipeline.tokens import TokensStage
+from data_pipeline.curriculum.plan import Plan
+from data_pipeline.curriculum.stage import PlanStage
+from data_pipeline.inspection.inspect import mix_tables, trace_document, trace_token
+from data_pipeline.inspection.render import render_ledger, render_mix, render_trace
+from data_pipeline.tokens.shards import Tokens
+from data_pipeline.tokens.stage import TokensStage
 from stemma.core.artifact import Artifact, Store
 from stemma.core.config import Config
 from stemma.core.errors import StemmaError

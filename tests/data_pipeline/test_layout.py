@@ -8,7 +8,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from data_pipeline.layout import Layout, apportion, count_below, floor_sum, lattice_factor
+from data_pipeline.curriculum.layout import Layout, apportion, count_below, floor_sum, lattice_factor
 
 COUNTS = st.lists(st.integers(1, 60), min_size=1, max_size=9)
 KEYS = st.integers(0, 2**64 - 1)

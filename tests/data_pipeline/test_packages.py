@@ -2,7 +2,7 @@ import io
 
 import pytest
 
-from data_pipeline import packages
+from data_pipeline.sources import packages
 from stemma.core.errors import DamagedError
 from stemma.core.files import sha256_file
 

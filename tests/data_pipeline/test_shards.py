@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data_pipeline.shards import Tokens, TokenShard, open_shards, token_dtype, write_index
+from data_pipeline.tokens.shards import Tokens, TokenShard, open_shards, token_dtype, write_index
 from stemma.core.errors import DamagedError, StemmaError
 from stemma.core.files import write_json
 

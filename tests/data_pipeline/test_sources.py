@@ -10,8 +10,8 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data_pipeline import readers, sources, wikitext
 from data_pipeline.config import CorpusConfig, LocalSource, PackageSource, PythonSource
+from data_pipeline.sources import find, readers, wikitext
 from stemma.core.errors import DamagedError
 
 ABOUT = {"domain": "web", "licence": "MIT", "filters": "prose"}
@@ -153,7 +153,7 @@ def test_generators_run_from_the_archive_the_same_way_each_time(tmp_path, pack, 
 
 @given(st.text(alphabet="aé漢😀\n ", max_size=400), st.integers(8, 60))
 def test_parts_are_short_enough_and_join_to_the_text(text, limit):
-    cut = sources.parts(text, limit)
+    cut = find.parts(text, limit)
     assert "".join(cut) == text
     assert all(len(part.encode()) <= limit for part in cut)
     assert all(cut) or text == ""
@@ -161,8 +161,8 @@ def test_parts_are_short_enough_and_join_to_the_text(text, limit):
 
 def test_units_hold_every_file_once_and_do_not_grow(tmp_path):
     files = {f"f{number:03d}": 700_000 for number in range(10)}
-    found = sources.Found(files, "", "")
-    cut = sources.units("s", LocalSource(urls=("x",), format="text", **ABOUT), found)
+    found = find.Found(files, "", "")
+    cut = find.units("s", LocalSource(urls=("x",), format="text", **ABOUT), found)
     assert [name for unit in cut for name in unit.files] == list(files)
     assert all(len(unit.files) <= 2 for unit in cut)
     assert [unit.number for unit in cut] == list(range(5))
@@ -170,41 +170,41 @@ def test_units_hold_every_file_once_and_do_not_grow(tmp_path):
 
 def test_a_sample_of_files_is_whole_stable_and_within_the_limit():
     files = {f"f{number}": 10 for number in range(100)}
-    chosen = sources.select(files, 300)
+    chosen = find.select(files, 300)
     assert len(chosen) == 30
-    assert sources.select(dict(reversed(files.items())), 300) == chosen
-    assert set(chosen) < set(sources.select(files, 500))
+    assert find.select(dict(reversed(files.items())), 300) == chosen
+    assert set(chosen) < set(find.select(files, 500))
 
 
 def test_the_standard_library_is_hashed_and_read_without_its_tests():
     source = PythonSource(format="python", max_bytes=400_000, **ABOUT)
-    found = sources.look(source, None, True)
+    found = find.look(source, None, True)
     assert 300_000 < sum(found.files.values()) <= 400_000
     assert not any("test" in name.split("/") for name in found.files)
-    assert found.digest == sources.look(source, None, True).digest
+    assert found.digest == find.look(source, None, True).digest
     assert found.facts["version"] == platform.python_version()
-    (unit,) = sources.units("s", source, found)
-    items = [item for _, item in sources.read(source, found.location, unit.files)]
+    (unit,) = find.units("s", source, found)
+    items = [item for _, item in find.read(source, found.location, unit.files)]
     assert sum(len(item.text.encode()) for item in items if not item.rule) <= 400_000
 
 
 def test_a_distribution_is_read_by_name_and_an_absent_one_is_an_error():
-    found = sources.look(PythonSource(distribution="mpmath", format="docstrings", **ABOUT), None, True)
+    found = find.look(PythonSource(distribution="mpmath", format="docstrings", **ABOUT), None, True)
     assert "mpmath/calculus/quadrature.py" in found.files
-    with pytest.raises(sources.SourceError, match="not-here"):
-        sources.look(PythonSource(distribution="not-here", format="python", **ABOUT), None, True)
+    with pytest.raises(find.SourceError, match="not-here"):
+        find.look(PythonSource(distribution="not-here", format="python", **ABOUT), None, True)
 
 
 def test_local_files_are_found_by_glob_and_a_change_changes_the_identity(tmp_path):
     (tmp_path / "a.txt").write_text("one")
     (tmp_path / "b.txt").write_text("two")
     source = LocalSource(urls=(f"{tmp_path}/*.txt",), format="text", **ABOUT)
-    before = sources.look(source, None, True)
-    assert [item.text for _, item in sources.read(source, "", tuple(before.files))] == ["one", "two"]
+    before = find.look(source, None, True)
+    assert [item.text for _, item in find.read(source, "", tuple(before.files))] == ["one", "two"]
     (tmp_path / "b.txt").write_text("three")
-    assert sources.look(source, None, True).digest != before.digest
-    with pytest.raises(sources.SourceError, match="no file"):
-        sources.look(LocalSource(urls=(f"{tmp_path}/*.md",), format="text", **ABOUT), None, True)
+    assert find.look(source, None, True).digest != before.digest
+    with pytest.raises(find.SourceError, match="no file"):
+        find.look(LocalSource(urls=(f"{tmp_path}/*.md",), format="text", **ABOUT), None, True)
 
 
 def test_no_evaluation_set_of_an_archive_is_read_for_training_and_nano_needs_one_registry():
@@ -224,7 +224,7 @@ def test_origins_name_archive_member_and_row(tmp_path, pack):
     source = PackageSource(
         package="a", version="1", archive="a.zip", sha256=digest, members=("x/*",), format="jsonl", **ABOUT
     )
-    found = sources.look(source, tmp_path, True)
-    assert [origin for origin, _ in sources.read(source, found.location, tuple(found.files))] == [
+    found = find.look(source, tmp_path, True)
+    assert [origin for origin, _ in find.read(source, found.location, tuple(found.files))] == [
         "a.zip!x/a.jsonl#0"
     ]

@@ -17,8 +17,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from data_pipeline.config import TokensConfig
-from data_pipeline.shards import Tokens
-from data_pipeline.tokens import TokensStage
+from data_pipeline.tokens.shards import Tokens
+from data_pipeline.tokens.stage import TokensStage
 from stemma.core.artifact import Artifact, Store
 from stemma.core.config import Config
 from stemma.core.errors import DamagedError, StemmaError
@@ -245,7 +245,7 @@ def test_a_killed_run_continues_and_ends_with_the_same_bytes(
     script = (
         "import sys; from pathlib import Path; from stemma.core.artifact import Store, open_artifact;"
         "from stemma.core.stage import Execution, execute; from data_pipeline.config import TokensConfig;"
-        "from data_pipeline.tokens import TokensStage;"
+        "from data_pipeline.tokens.stage import TokensStage;"
         "config = TokensConfig.model_validate_json(sys.argv[1]);"
         "corpus, tokenizer = (open_artifact(Path(path)) for path in sys.argv[2:4]);"
         "inputs = {'corpus': corpus, 'tokenizer': tokenizer};"

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from data_pipeline.config import PlanConfig
-from data_pipeline.curriculum import PlanStage
+from data_pipeline.curriculum.stage import PlanStage
 from pretrain.config import ModelConfig, TrainingConfig
 from stemma.core.artifact import Artifact, Store
 from stemma.core.config import Config

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import torch
 
-from data_pipeline.curriculum import Plan
-from data_pipeline.shards import open_shards
+from data_pipeline.curriculum.plan import Plan
+from data_pipeline.tokens.shards import open_shards
 from pretrain.batch import MicroBatch
 from pretrain.engine import Engine
 from pretrain.launch import Job

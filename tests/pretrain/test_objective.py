@@ -6,8 +6,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data_pipeline.curriculum import Plan
-from data_pipeline.shards import open_shards
+from data_pipeline.curriculum.plan import Plan
+from data_pipeline.tokens.shards import open_shards
 from pretrain.batch import Sample, batch_digest, micro_batches, share
 from pretrain.config import TrainingConfig
 from pretrain.engine import Engine

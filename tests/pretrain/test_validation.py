@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data_pipeline.shards import TokenShard, write_index
+from data_pipeline.tokens.shards import TokenShard, write_index
 from pretrain.engine import Engine
 from pretrain.launch import Job
 from pretrain.validation import Validator, windows

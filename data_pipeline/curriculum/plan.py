@@ -17,8 +17,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from data_pipeline.cursor import Cursor, Reader, Universe
-from data_pipeline.layout import Layout
+from data_pipeline.curriculum.cursor import Cursor, Reader, Universe
+from data_pipeline.curriculum.layout import Layout
 from stemma.core.errors import DamagedError
 from stemma.core.files import read_json
 from stemma.core.ledger import Ledger

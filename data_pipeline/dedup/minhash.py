@@ -16,9 +16,9 @@ from datatrove.pipeline.dedup import (
 from datatrove.pipeline.readers import ParquetReader
 from datatrove.utils.hashing import HashConfig
 
+from data_pipeline.cleaning.filters import DRAFTS, Listed, RejectWriter, Tally, to_draft, writer
 from data_pipeline.config import DedupConfig
 from data_pipeline.executor import Pool
-from data_pipeline.filters import DRAFTS, Listed, RejectWriter, Tally, to_draft, writer
 from stemma.core.files import write_atomic, write_json
 
 EXACT, NEAR = "exact_duplicate", "near_duplicate"

@@ -27,7 +27,7 @@ import pyarrow.parquet as pq
 
 from data_pipeline.config import TokensConfig
 from data_pipeline.permutation import permutation
-from data_pipeline.shards import INDEX_FILE, TokenShard, token_dtype, write_index
+from data_pipeline.tokens.shards import INDEX_FILE, TokenShard, token_dtype, write_index
 from stemma.core.errors import DamagedError, StageFailed, StemmaError
 from stemma.core.files import read_json, write_atomic, write_json
 from stemma.core.stage import Stage, Workspace

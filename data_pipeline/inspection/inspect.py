@@ -13,9 +13,9 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from data_pipeline.cursor import Reader
-from data_pipeline.plan import SPLIT, Plan
-from data_pipeline.shards import Tokens
+from data_pipeline.curriculum.cursor import Reader
+from data_pipeline.curriculum.plan import SPLIT, Plan
+from data_pipeline.tokens.shards import Tokens
 from stemma.core.artifact import Artifact
 from stemma.core.errors import StemmaError
 from stemma.core.files import read_json

@@ -20,8 +20,8 @@ from datatrove.data import Document, DocumentsPipeline
 from datatrove.pipeline.base import PipelineStep
 from datatrove.pipeline.writers.disk_base import DiskWriter
 
-from data_pipeline import packages, readers
 from data_pipeline.config import LocalSource, PackageSource, PythonSource, SourceBase
+from data_pipeline.sources import packages, readers
 from stemma.core.errors import StemmaError
 
 UNIT_BYTES = 2_000_000  # raw bytes per piece of work

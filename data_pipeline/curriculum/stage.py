@@ -11,11 +11,11 @@ from fractions import Fraction
 from typing import Any
 
 from data_pipeline.config import CurriculumConfig, PhaseConfig, PlanConfig
-from data_pipeline.cursor import Cursor, Reader, Universe
-from data_pipeline.layout import apportion
+from data_pipeline.curriculum.cursor import Cursor, Reader, Universe
+from data_pipeline.curriculum.layout import apportion
+from data_pipeline.curriculum.plan import PLAN_FILE, SPLIT, Location, Phase, Plan, PlannedSource
 from data_pipeline.permutation import derive_key
-from data_pipeline.plan import PLAN_FILE, SPLIT, Location, Phase, Plan, PlannedSource
-from data_pipeline.shards import INDEX_FILE
+from data_pipeline.tokens.shards import INDEX_FILE
 from stemma.core.errors import StemmaError
 from stemma.core.files import read_json, write_json
 from stemma.core.stage import Stage, Workspace

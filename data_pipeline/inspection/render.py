@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from data_pipeline.inspect import DocumentTrace, StageMix, TokenTrace
+from data_pipeline.inspection.inspect import DocumentTrace, StageMix, TokenTrace
 
 SHOWN = 40  # rows of a document's list of steps
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from data_pipeline import wikitext
+from data_pipeline.sources import wikitext
 from stemma.core.errors import DamagedError
 
 MIN_DOCSTRING = 200  # characters; shorter ones say little more than the name

@@ -1,0 +1,1 @@
+"""Filters and rewriting steps that documents pass."""

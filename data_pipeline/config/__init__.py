@@ -1,0 +1,19 @@
+"""Config models of the data pipeline. Nothing heavy is imported: a bad profile fails at once."""
+
+from data_pipeline.config.corpus import CorpusConfig, DedupConfig
+from data_pipeline.config.curriculum import CurriculumConfig, PhaseConfig, PlanConfig
+from data_pipeline.config.sources import LocalSource, PackageSource, PythonSource, SourceBase
+from data_pipeline.config.tokens import TokensConfig
+
+__all__ = [
+    "CorpusConfig",
+    "CurriculumConfig",
+    "DedupConfig",
+    "LocalSource",
+    "PackageSource",
+    "PhaseConfig",
+    "PlanConfig",
+    "PythonSource",
+    "SourceBase",
+    "TokensConfig",
+]

@@ -1,0 +1,53 @@
+"""Config models of the corpus: filter chains, deduplication, splits."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from data_pipeline.config.sources import Source, SourceId
+from stemma.core.config import Config
+
+FilterName = Literal[
+    "language", "gopher_repetition", "gopher_quality", "c4", "fineweb", "source_code", "technical"
+]
+
+
+class DedupConfig(Config):
+    """Exact deduplication always runs; MinHash finds near-duplicates.
+
+    A pair of Jaccard similarity s is found with probability 1 - (1 - s^hashes_per_bucket)^num_buckets.
+    """
+
+    n_grams: int = Field(5, ge=1, description="words per shingle")
+    num_buckets: int = Field(14, ge=1, description="bands; more find more distant pairs")
+    hashes_per_bucket: int = Field(8, ge=1, description="hashes per band; more ask for closer pairs")
+
+
+class CorpusConfig(Config):
+    """From sources to clean, deduplicated documents."""
+
+    sources: dict[SourceId, Source] = Field(min_length=1, description="sources by id")
+    filters: dict[str, Annotated[tuple[FilterName, ...], Field(min_length=1)]] = Field(
+        description="filter chains by name, in running order"
+    )
+    dedup: DedupConfig = Field(DedupConfig(), description="near-duplicate removal over all sources together")
+    valid_fraction: float = Field(
+        0.02,
+        ge=0,
+        lt=1,
+        description="share of each source's kept documents held out, chosen by hash, rounded up",
+    )
+    max_document_bytes: int = Field(
+        100_000,
+        ge=1_000,
+        description="longer documents are cut at line ends into parts of at most this many bytes",
+    )
+
+    @model_validator(mode="after")
+    def _chains_exist(self) -> "CorpusConfig":
+        for name, source in self.sources.items():
+            if source.filters not in self.filters:
+                raise ValueError(
+                    f"sources.{name}.filters: no chain {source.filters!r}; there are {sorted(self.filters)}"
+                )
+        return self

@@ -1,0 +1,94 @@
+"""Config models of the curriculum: phases, weights, caps."""
+
+from pydantic import Field, model_validator
+
+from stemma.core.config import Config
+
+
+class PhaseConfig(Config):
+    """A stretch of training with one mix and one sequence length."""
+
+    name: str = Field(pattern=r"^[a-z0-9_]+$", description="for people; unique in its stage")
+    tokens: int = Field(ge=1, description="budget in tokens, rounded down to whole optimizer steps")
+    sequence_length: int = Field(
+        ge=1, description="predicted tokens per sample; divides `tokens.sequence_chunk`"
+    )
+    weights: dict[str, float] = Field(
+        min_length=1,
+        description="share of the tokens by source or domain, in any unit; a domain's share is divided over "
+        "its sources by size, without those that have a weight of their own",
+    )
+    max_epochs: dict[str, int] = Field(
+        {}, description="exceptions from the stage's `max_epochs`, by source or domain"
+    )
+
+    @model_validator(mode="after")
+    def _weights_add_up(self) -> "PhaseConfig":
+        negative = sorted(name for name, weight in self.weights.items() if not 0 <= weight < float("inf"))
+        if negative:
+            raise ValueError(f"weights must be finite and not negative: {', '.join(negative)}")
+        if not any(self.weights.values()):
+            raise ValueError("every weight is zero; give at least one source or domain a share")
+        if low := sorted(name for name, epochs in self.max_epochs.items() if epochs < 1):
+            raise ValueError(f"max_epochs must be at least 1: {', '.join(low)}")
+        return self
+
+
+class CurriculumConfig(Config):
+    """The mix of one training stage: phases in order."""
+
+    phases: tuple[PhaseConfig, ...] = Field(min_length=1, description="phases in the order they are trained")
+    max_epochs: int = Field(
+        4, ge=1, description="how often a source may be read, counted from the first stage on"
+    )
+    block: int = Field(
+        64,
+        ge=1,
+        description="samples after which every source's count is within one of its exact share; enlarged "
+        "where a source is rarer than one sample per block",
+    )
+    window: int = Field(
+        64,
+        ge=1,
+        description="super-chunks read side by side, so that neighbouring samples differ in document",
+    )
+    seed: int = Field(1234, ge=0, description="seed of the order of sources and of super-chunks")
+
+    @model_validator(mode="after")
+    def _names_are_unique(self) -> "CurriculumConfig":
+        names = [phase.name for phase in self.phases]
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            raise ValueError(f"phases share a name: {', '.join(twice)}")
+        return self
+
+
+class PlanConfig(Config):
+    """What a stage's plan depends on: its curriculum, and the batch, because a phase is whole steps."""
+
+    curriculum: CurriculumConfig = Field(description="the stage's phases")
+    global_batch_size: int = Field(
+        ge=1,
+        description="sequences in one optimizer step at the length of the stage's first phase; phases of "
+        "other lengths keep the tokens per step",
+    )
+
+    @model_validator(mode="after")
+    def _steps_keep_their_tokens(self) -> "PlanConfig":
+        batch_tokens = self.batch_tokens
+        for phase in self.curriculum.phases:
+            if batch_tokens % phase.sequence_length:
+                raise ValueError(
+                    f"phase {phase.name!r}: its sequence length {phase.sequence_length} does not divide the "
+                    f"{batch_tokens} tokens of a step ({self.global_batch_size} sequences of "
+                    f"{self.curriculum.phases[0].sequence_length}); change one of them"
+                )
+            if phase.tokens < batch_tokens:
+                raise ValueError(
+                    f"phase {phase.name!r}: {phase.tokens} tokens are less than one step ({batch_tokens})"
+                )
+        return self
+
+    @property
+    def batch_tokens(self) -> int:
+        """Predicted tokens of one optimizer step."""
+        return self.global_batch_size * self.curriculum.phases[0].sequence_length

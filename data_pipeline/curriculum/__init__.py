@@ -1,0 +1,1 @@
+"""Which tokens a training stage reads, and in which order."""

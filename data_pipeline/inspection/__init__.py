@@ -1,0 +1,1 @@
+"""Looking into corpora, mixes and pedigrees."""

@@ -1,0 +1,1 @@
+"""Token shards: writing, reading, lineage."""
