@@ -67,7 +67,7 @@ class LanguageModel:
         where = self.plan.batch(step)
         length = self.plan.phases[where.phase].sequence_length
         self._use(self.rope_theta.get(length, self.default_theta))
-        locations = [self.plan.locate(where.first_sample + row) for row in range(where.samples)]
+        locations = self.plan.locate_range(where.first_sample, where.samples)
         mine = [
             self._read(where.first_sample + row, locations[row])
             for row in share(where.samples, engine.data_rank, engine.data_size)

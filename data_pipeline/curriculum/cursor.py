@@ -20,7 +20,10 @@ returned as ``waste``:
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from data_pipeline.permutation import permutation
+import numpy as np
+from numpy.typing import NDArray
+
+from data_pipeline.permutation import VECTOR, permutation
 
 
 @dataclass(frozen=True)
@@ -66,6 +69,10 @@ class Universe:
     def chunk_at(self, epoch: int, rank: int) -> int:
         """The super-chunk that stands at ``rank`` in an epoch's order. The tail is always last."""
         return rank if rank == self.chunks else permutation(self.chunks, self.seed, self.name, epoch)(rank)
+
+    def chunks_at(self, epoch: int, ranks: NDArray[np.int64]) -> NDArray[np.int64]:
+        """``chunk_at`` of many ranks, none of them the tail's."""
+        return permutation(self.chunks, self.seed, self.name, epoch).many(ranks)
 
     def rank_of(self, epoch: int, chunk: int) -> int:
         """Where a super-chunk stands in an epoch's order: the inverse of ``chunk_at``."""
@@ -157,6 +164,40 @@ class Reader:
                 return epoch, self._start(epoch, lot, number)
             number -= capacity
         raise AssertionError("unreachable: the number is below the sum of the lots' capacities")
+
+    def locate_many(self, numbers: NDArray[np.int64]) -> list[tuple[int, int]]:
+        """``locate`` of many samples in any order, vectorised over those of one lot."""
+        if len(numbers) < VECTOR:
+            return [self.locate(int(number)) for number in numbers]
+        epochs, starts = np.empty(len(numbers), dtype=np.int64), np.empty(len(numbers), dtype=np.int64)
+        rest, per_epoch = self.rest_of_epoch, self.per_epoch
+        later = numbers >= rest
+        epochs[:] = self.cursor.epoch
+        inside = numbers.copy()
+        if later.any():
+            more, inside[later] = np.divmod(numbers[later] - rest, per_epoch)
+            epochs[later] = self.cursor.epoch + 1 + more
+        for epoch in np.unique(epochs).tolist():
+            lots = self.cursor.lots if epoch == self.cursor.epoch else self.universe.fresh()
+            chosen = np.flatnonzero(epochs == epoch)
+            base = 0
+            for lot in lots:
+                per_chunk = self._per_chunk(lot)
+                capacity = lot.count * per_chunk
+                mine = chosen[(inside[chosen] >= base) & (inside[chosen] < base + capacity)]
+                if len(mine):
+                    starts[mine] = self._starts(epoch, lot, inside[mine] - base)
+                base += capacity
+        return list(zip(epochs.tolist(), starts.tolist()))
+
+    def _starts(self, epoch: int, lot: Lot, numbers: NDArray[np.int64]) -> NDArray[np.int64]:
+        """``_start`` of many samples of one lot."""
+        window, inside = np.divmod(numbers, self.window * self._per_chunk(lot))
+        width = np.minimum(self.window, lot.count - window * self.window)
+        piece, column = np.divmod(inside, width)
+        ranks = lot.first + window * self.window + column
+        chunks = ranks if lot.first == self.universe.chunks else self.universe.chunks_at(epoch, ranks)
+        return chunks * self.universe.chunk + lot.offset + piece * self.length
 
     def _start(self, epoch: int, lot: Lot, number: int) -> int:
         window, inside = divmod(number, self.window * self._per_chunk(lot))

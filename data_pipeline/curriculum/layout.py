@@ -24,6 +24,9 @@ from functools import lru_cache
 from itertools import accumulate, pairwise
 from math import gcd, isqrt
 
+import numpy as np
+from numpy.typing import NDArray
+
 from data_pipeline.permutation import mix
 
 
@@ -162,6 +165,47 @@ class Layout:
         sources = range(1, len(self.prefix))
         index = bisect_right(sources, value, key=lambda k: self._before(k, end) - self._before(k, start))
         return index, self._reached(index, position, start, end, size, factor, shift)
+
+    def locate_range(self, first: int, count: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """``locate`` of the positions ``first .. first + count - 1``, for about the price of one per source.
+
+        Within a block, values follow from one another by adding, and the samples of a source by counting, so
+        that only a source's first sample in each block needs the floor sums.
+
+        Returns:
+            sources and their sample numbers, ``[count]`` each.
+
+        Raises:
+            IndexError: a position is not in ``range(total)``.
+        """
+        if count < 0 or not 0 <= first <= first + count <= self.total:
+            raise IndexError(f"{count} positions from {first} are outside a phase of {self.total} samples")
+        indices, numbers = np.empty(count, dtype=np.int64), np.empty(count, dtype=np.int64)
+        position = first
+        while position < first + count:
+            start, end, size, factor, shift = self._block(position)
+            stop = min(end, first + count)
+            steps = np.arange(stop - position, dtype=np.int64)
+            # the sum stays in 64 bits for any block below 2^31 samples; larger ones use Python's integers
+            begin = (factor * (position - start) + shift) % size
+            if size < 1 << 31:
+                values = (begin + steps * factor) % size
+            else:
+                values = np.array([(begin + step * factor) % size for step in range(len(steps))])
+            bounds = [self._before(k, end) - self._before(k, start) for k in range(1, len(self.prefix))]
+            index = np.searchsorted(np.array(bounds), values, side="right")
+            order = np.argsort(index, kind="stable")
+            grouped = index[order]
+            firsts = np.flatnonzero(np.diff(grouped, prepend=-1))
+            number = np.empty(len(steps), dtype=np.int64)
+            for begins, ends in pairwise([*firsts.tolist(), len(grouped)]):
+                source = int(grouped[begins])
+                reached = self._reached(source, position, start, end, size, factor, shift)
+                number[order[begins:ends]] = reached + np.arange(ends - begins)
+            indices[position - first : stop - first] = index
+            numbers[position - first : stop - first] = number
+            position = stop
+        return indices, numbers
 
     def _reached(
         self, index: int, position: int, start: int, end: int, size: int, factor: int, shift: int

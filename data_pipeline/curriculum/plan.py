@@ -4,7 +4,7 @@ file.
 For any sample, ``layout.py`` says which source it comes from and which of that source's samples it is, and
 ``cursor.py`` where that one begins. Nothing is stored per sample, so a plan over 10^12 tokens is as small as
 one over 10^5, every data-parallel rank computes its own share, and resuming needs only a step number. All
-arithmetic is on Python integers. ``curriculum.py`` makes plans.
+arithmetic is on Python integers. ``build.py`` makes plans.
 
 A stage's plan starts from the cursors the plan before ended with, and ``Plan.cursors(upto)`` gives them at
 any sample: so a mix can be changed in the middle of a stage without reading anything twice or leaving
@@ -16,6 +16,8 @@ from dataclasses import dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from data_pipeline.curriculum.cursor import Cursor, Reader, Universe
 from data_pipeline.curriculum.layout import Layout
@@ -88,6 +90,7 @@ class Phase:
         first_step: its first optimizer step.
         batch_samples: samples of one step.
         counts: samples by source, all above zero.
+        laid_out: the counts its layout is made for: those it was planned with, where an edit ended it early.
         cursors: where those sources stood at its beginning.
         waste: by source, positions given up in this phase because an epoch ended with less than a sample
             unread.
@@ -104,6 +107,7 @@ class Phase:
     first_step: int
     batch_samples: int
     counts: dict[str, int]
+    laid_out: dict[str, int]
     cursors: dict[str, Cursor]
     waste: dict[str, int]
     block: int
@@ -123,13 +127,18 @@ class Phase:
 
     @cached_property
     def sources(self) -> list[str]:
-        """The sources it reads, in the layout's order."""
-        return sorted(self.counts)
+        """The sources of its layout, in the layout's order."""
+        return sorted(self.laid_out)
+
+    @property
+    def ended_early(self) -> bool:
+        """An edit ended it before it had all its samples."""
+        return self.counts != self.laid_out
 
     @cached_property
     def layout(self) -> Layout:
         """The order of its samples by source."""
-        return Layout([self.counts[name] for name in self.sources], self.block, self.key)
+        return Layout([self.laid_out[name] for name in self.sources], self.block, self.key)
 
 
 @dataclass(frozen=True)
@@ -217,6 +226,30 @@ class Plan:
         name = phase.sources[position]
         epoch, start = self.reader(index, name).locate(number)
         return Location(name, self.sources[name].domain, epoch, start, phase.sequence_length, index)
+
+    def locate_range(self, first: int, count: int) -> list[Location]:
+        """``locate`` of the samples ``first .. first + count - 1``: a whole batch at a time, for loaders.
+
+        Raises:
+            IndexError: the stage has no such samples.
+        """
+        found: list[Location] = []
+        while len(found) < count:
+            sample = first + len(found)
+            index = self.phase_of(sample)
+            phase = self.phases[index]
+            inside = min(first + count, phase.first_sample + phase.samples) - sample
+            positions, numbers = phase.layout.locate_range(sample - phase.first_sample, inside)
+            made: list[Location | None] = [None] * inside
+            for position in np.unique(positions).tolist():
+                name = phase.sources[position]
+                domain, length = self.sources[name].domain, phase.sequence_length
+                rows = np.flatnonzero(positions == position)
+                places = self.reader(index, name).locate_many(numbers[rows])
+                for row, (epoch, start) in zip(rows.tolist(), places):
+                    made[row] = Location(name, domain, epoch, start, length, index)
+            found += [location for location in made if location]
+        return found
 
     def reader(self, phase: int, source: str) -> Reader:
         """A source as a phase reads it."""
@@ -339,7 +372,11 @@ def plan_from_json(value: Any, path: Path) -> Plan:
         }
         phases = tuple(
             Phase(
-                **{**entry, "cursors": {name: Cursor.from_json(at) for name, at in entry["cursors"].items()}}
+                **{
+                    "laid_out": entry["counts"],  # absent in plans made before plans could be edited
+                    **entry,
+                    "cursors": {name: Cursor.from_json(at) for name, at in entry["cursors"].items()},
+                }
             )
             for entry in value["phases"]
         )

@@ -82,7 +82,9 @@ class TokenShard:
                 "It was left as it is."
             )
         self.tokens: NDArray[Any] = (
-            np.memmap(data, dtype=self.dtype, mode="r") if size else np.empty(0, self.dtype)
+            np.memmap(data, dtype=self.dtype, mode="r").view(np.ndarray)  # slices of a memmap cost more
+            if size
+            else np.empty(0, self.dtype)
         )
 
     @cached_property

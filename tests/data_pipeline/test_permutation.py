@@ -1,5 +1,6 @@
 """The Feistel permutation is a bijection of its range, both ways, and its key matters."""
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -51,3 +52,18 @@ def test_positions_outside_are_refused(position: int) -> None:
         Permutation(5, 1)(position)
     with pytest.raises(IndexError, match=r"not in range\(5\)"):
         Permutation(5, 1).inverse(position)
+
+
+@given(
+    size=st.one_of(st.integers(1, 200), st.integers(1, 2**64)), key=st.integers(0, 2**64 - 1), data=st.data()
+)
+def test_many_at_once_are_the_same_as_one_by_one(size: int, key: int, data: st.DataObject) -> None:
+    shuffle = Permutation(size, key)
+    upto = min(size, 2**63) - 1
+    positions = data.draw(st.lists(st.integers(0, upto), min_size=1, max_size=60))
+    assert shuffle.many(np.array(positions, dtype=np.int64)).tolist() == [shuffle(p) for p in positions]
+
+
+def test_many_refuses_a_position_outside() -> None:
+    with pytest.raises(IndexError, match="100"):
+        Permutation(100, 1).many(np.arange(101))

@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data_pipeline.config import CurriculumConfig, PhaseConfig, PlanConfig
+from data_pipeline.curriculum.build import build_plan
 from data_pipeline.curriculum.cursor import Reader, Universe
 from data_pipeline.curriculum.plan import Plan, PlannedSource
-from data_pipeline.curriculum.stage import build_plan
 from pretrain.batch import share
 
 CHUNK = 131_072
@@ -113,3 +113,14 @@ def test_every_data_parallel_size_reads_the_same_stream(plan: Plan, data: st.Dat
         rows = 64 * 3
         seen = [plan.locate(first + row) for rank in range(ranks) for row in share(rows, rank, ranks)]
         assert seen == [plan.locate(first + row) for row in range(rows)]
+
+
+@settings(max_examples=15, deadline=None)
+@given(plan=plans(), data=st.data())
+def test_a_batch_is_located_as_its_samples_are(plan: Plan, data: st.DataObject) -> None:
+    count = data.draw(st.integers(1, 700), label="count")
+    border = plan.phases[1].first_sample
+    for first in (sample_of(data, plan), border - count // 2, 0, plan.total_samples - count):
+        first = min(first, plan.total_samples - count)
+        one_by_one = [plan.locate(sample) for sample in range(first, first + count)]
+        assert plan.locate_range(first, count) == one_by_one
