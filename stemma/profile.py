@@ -79,7 +79,7 @@ class Profile(Config):
                 f"{self.tokenizer.vocab_size}"
             )
         for stage in TRAINING_STAGES:
-            for phase in getattr(self.curriculum, stage).phases:
+            for phase in getattr(self.curriculum, stage).all_phases:
                 place = f"curriculum.{stage}.phases.{phase.name}.sequence_length {phase.sequence_length}"
                 if self.tokens.sequence_chunk % phase.sequence_length:
                     problems.append(

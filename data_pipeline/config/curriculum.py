@@ -1,5 +1,7 @@
 """Config models of the curriculum: phases, weights, caps."""
 
+from itertools import pairwise
+
 from pydantic import Field, model_validator
 
 from stemma.core.config import Config
@@ -34,6 +36,20 @@ class PhaseConfig(Config):
         return self
 
 
+class PlanEdit(Config):
+    """A change of the mix in the middle of a stage. Steps before it, and what they read, stay as they are."""
+
+    at_step: int = Field(
+        ge=1, description="optimizer steps that keep the mix there was; the phase they end in ends with them"
+    )
+    phases: tuple[PhaseConfig, ...] = Field(
+        min_length=1, description="what follows, in place of all that was planned after that step"
+    )
+    max_epochs: int | None = Field(
+        None, ge=1, description="cap on epochs from there on; null: the stage's `max_epochs`"
+    )
+
+
 class CurriculumConfig(Config):
     """The mix of one training stage: phases in order."""
 
@@ -53,6 +69,21 @@ class CurriculumConfig(Config):
         description="super-chunks read side by side, so that neighbouring samples differ in document",
     )
     seed: int = Field(1234, ge=0, description="seed of the order of sources and of super-chunks")
+    edits: tuple[PlanEdit, ...] = Field(
+        (), description="changes of the mix made while the stage trained, by step; `stemma mix edit` adds one"
+    )
+
+    @property
+    def all_phases(self) -> tuple[PhaseConfig, ...]:
+        """The phases first planned, and those that edits bring."""
+        return self.phases + tuple(phase for edit in self.edits for phase in edit.phases)
+
+    @model_validator(mode="after")
+    def _edits_are_in_order(self) -> "CurriculumConfig":
+        steps = [edit.at_step for edit in self.edits]
+        if any(later <= earlier for earlier, later in pairwise(steps)):
+            raise ValueError(f"edits must be at rising steps, each once; they are at {steps}")
+        return self
 
     @model_validator(mode="after")
     def _names_are_unique(self) -> "CurriculumConfig":
@@ -75,7 +106,7 @@ class PlanConfig(Config):
     @model_validator(mode="after")
     def _steps_keep_their_tokens(self) -> "PlanConfig":
         batch_tokens = self.batch_tokens
-        for phase in self.curriculum.phases:
+        for phase in self.curriculum.all_phases:
             if batch_tokens % phase.sequence_length:
                 raise ValueError(
                     f"phase {phase.name!r}: its sequence length {phase.sequence_length} does not divide the "
@@ -87,6 +118,21 @@ class PlanConfig(Config):
                     f"phase {phase.name!r}: {phase.tokens} tokens are less than one step ({batch_tokens})"
                 )
         return self
+
+    @property
+    def edits(self) -> tuple[PlanEdit, ...]:
+        """The changes of the mix, in order."""
+        return self.curriculum.edits
+
+    def edited(self, edit: PlanEdit) -> "PlanConfig":
+        """The config with one more edit, validated as a whole.
+
+        Raises:
+            ValidationError: the edit does not come after those there are, or its phases do not fit the batch.
+        """
+        tree = self.model_dump()
+        tree["curriculum"]["edits"] = [*tree["curriculum"]["edits"], edit.model_dump()]
+        return PlanConfig.model_validate(tree)
 
     @property
     def batch_tokens(self) -> int:

@@ -13,10 +13,11 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from data_pipeline.config import CurriculumConfig, PhaseConfig, PlanConfig
+from data_pipeline.config import CurriculumConfig, PhaseConfig, PlanConfig, PlanEdit
+from data_pipeline.curriculum.build import PlanError, build_plan, edit_plan, leave_out, source_weights
 from data_pipeline.curriculum.cursor import Reader, Universe
-from data_pipeline.curriculum.plan import PlannedSource, plan_from_json
-from data_pipeline.curriculum.stage import Plan, PlanError, PlanStage, build_plan, leave_out, source_weights
+from data_pipeline.curriculum.plan import Plan, PlannedSource, plan_from_json
+from data_pipeline.curriculum.stage import PlanStage
 from stemma.core.artifact import Artifact, Store
 from stemma.core.config import Config
 from stemma.core.errors import DamagedError
@@ -122,6 +123,86 @@ def test_a_mix_changed_at_any_sample_repeats_nothing_and_loses_nothing(
         assert missing >= stated >= 0
         if stop == before.total_samples:
             assert missing == stated + sum(made.waste.get(name, 0) for made in before.phases)
+
+
+@settings(max_examples=60)
+@given(first=PHASES, second=PHASES, data=st.data())
+def test_an_edit_keeps_the_steps_before_it_and_repeats_and_loses_nothing(
+    first: Legs, second: Legs, data: st.DataObject
+) -> None:
+    wanted = make(first)
+    before = build_plan(wanted, sources())
+    step = data.draw(st.integers(1, before.total_steps))
+    phases = [phase(f"new{n}", 128 * steps, L, weights=w) for n, (L, steps, w) in enumerate(second)]
+    after = edit_plan(before, step, phases, wanted)
+    kept = before.planned(step).counts
+    samples = sum(count.samples for count in kept.values())
+    assert after.planned(step).counts == kept
+    for sample in range(samples):
+        assert after.locate(sample) == before.locate(sample)
+        assert after.phase_of(sample) == before.phase_of(sample)
+    alone = build_plan(make(second), sources(), before.cursors(samples))
+    assert after.cursors() == alone.cursors()
+    assert [made.counts for made in after.phases[-len(second) :]] == [made.counts for made in alone.phases]
+    read = places(after)
+    assert len(set(read)) == len(read)
+    for name, cursor in after.cursors().items():
+        universe = after.sources[name].universe
+        unread = Reader(universe, cursor, 1, 1).unread
+        waste = sum(made.waste.get(name, 0) for made in after.phases)
+        mine = sum(place[0] == name for place in read)
+        assert mine + waste + unread == (cursor.epoch + 1) * universe.positions
+    for name in sorted({place[0] for place in read}):
+        at = next(place[2] for place in read if place[0] == name)
+        readers = [s for s in range(after.total_samples) if _reads(after, s, name, at)]
+        assert after.samples_reading(name, at, at + 1) == readers
+    assert plan_from_json(json.loads(json.dumps(after.to_json())), Path("plan.json")) == after
+
+
+def _reads(plan: Plan, sample: int, source: str, token: int) -> bool:
+    at = plan.locate(sample)
+    return at.source == source and at.start_token <= token <= at.start_token + at.sequence_length
+
+
+def test_edits_of_the_config_are_applied_in_order_and_may_change_the_cap() -> None:
+    second = {"at_step": 9, "phases": [phase("late", 128 * 40, weights={"maths": 1})], "max_epochs": 9}
+    wanted = config(phase(), max_epochs=1).edited(PlanEdit(at_step=5, phases=(phase("mid", 1_280),)))
+    with pytest.raises(PlanError, match=r"'late' asks .*\n  maths: asked 320 .* cap of 1 epochs"):
+        build_plan(wanted.edited(PlanEdit(**{**second, "max_epochs": None})), sources())
+    plan = build_plan(wanted.edited(PlanEdit(**second)), sources())
+    assert [(made.name, made.steps, made.ended_early) for made in plan.phases] == [
+        ("main", 5, True),
+        ("mid", 4, True),
+        ("late", 40, False),
+    ]
+    once = build_plan(wanted, sources())
+    assert [(made.name, made.steps, made.ended_early) for made in once.phases] == [
+        ("main", 5, True),
+        ("mid", 10, False),
+    ]
+    with pytest.raises(ValidationError, match=r"rising steps, each once; they are at .5, 5"):
+        wanted.edited(PlanEdit(at_step=5, phases=(phase("again"),)))
+    with pytest.raises(ValidationError, match="48 does not divide the 128 tokens"):
+        wanted.edited(PlanEdit(at_step=6, phases=(phase("odd", length=48),)))
+
+
+@pytest.mark.parametrize(
+    ("step", "wanted", "message"),
+    [
+        (0, {"name": "new"}, "cannot be changed at step 0: the stage has 50 steps, give one from 1 to 50"),
+        (51, {"name": "new"}, "cannot be changed at step 51"),
+        (9, {}, "'main' is there already; give the new one another name"),
+        (9, {"name": "new", "length": 48}, "48 does not divide the super-chunk"),
+        (9, {"name": "new", "tokens": 100}, "100 tokens in sequences of 16 do not make whole steps of 128"),
+        (9, {"name": "new", "weights": {"wkii": 1}}, "'wkii' is neither a source nor a domain"),
+    ],
+)
+def test_an_edit_that_cannot_be_carried_out_is_refused(
+    step: int, wanted: dict[str, Any], message: str
+) -> None:
+    plan = build_plan(config(phase()), sources())
+    with pytest.raises(PlanError, match=message):
+        edit_plan(plan, step, [phase(**wanted)], config(phase()))
 
 
 @pytest.mark.parametrize("ranks", range(1, 65))
@@ -309,6 +390,21 @@ def tokens(tmp_path: Path) -> Callable[..., Artifact]:
         return execute(stage, Store(tmp_path))
 
     return write
+
+
+def test_the_stage_makes_the_edited_plan_and_the_next_goes_on_from_it(
+    tokens: Callable[..., Artifact], tmp_path: Path
+) -> None:
+    store, inputs = Store(tmp_path), {"tokens": tokens()}
+    wanted = config(phase())
+    edited = wanted.edited(PlanEdit(at_step=20, phases=(phase("rest", 2_560, 32, weights={"code": 1}),)))
+    plain = execute(PlanStage("plan.one", wanted, inputs), store)
+    made = execute(PlanStage("plan.one", edited, inputs), store)
+    assert made.fingerprint != plain.fingerprint
+    assert Plan.load(made.path) == edit_plan(Plan.load(plain.path), 20, edited.edits[0].phases, wanted)
+    assert (made.summary["steps"], made.summary["phases"]) == (40, 2)
+    following = execute(PlanStage("plan.two", config(phase()), {**inputs, "previous": made}), store)
+    assert not set(places(Plan.load(made.path))) & set(places(Plan.load(following.path)))
 
 
 def test_stages_hand_their_cursors_on(tokens: Callable[..., Artifact], tmp_path: Path) -> None:
