@@ -24,21 +24,20 @@ import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 from datatrove.pipeline.readers import ParquetReader
 
+from data_pipeline.cleaning.chain import Decide, build_chain
 from data_pipeline.cleaning.filters import (
     DOCUMENTS,
     DRAFTS,
     REJECTS,
-    Decide,
     RejectWriter,
     Tally,
-    build_chain,
     tallied,
     to_draft,
     writer,
 )
 from data_pipeline.config import CorpusConfig
 from data_pipeline.dedup.minhash import EXACT, NEAR, deduplicate
-from data_pipeline.executor import Pool, worker_pool
+from data_pipeline.executor.local import Pool, worker_pool
 from data_pipeline.sources.find import Found, SourceReader, describe, document_id, look, units
 from data_pipeline.sources.packages import OutOfReach
 from stemma.core.errors import StemmaError
@@ -150,11 +149,12 @@ class CorpusStage(Stage):
             tasks = len(list(folder.glob("*.parquet")))
             if not tasks:
                 continue
-            names = self.config.filters[chain]
+            steps = self.config.filters[chain]
+            names = tuple(step.name for step in steps)
             name = f"{chain}.{language}"
             pipeline = [
                 ParquetReader(str(folder)),
-                *build_chain(names, language, scratch / "rejects" / name, scratch / "tallies" / name),
+                *build_chain(steps, language, scratch / "rejects" / name, scratch / "tallies" / name),
                 Decide(names, document_id),
                 writer(scratch / "clean", f"{name}_${{rank}}.parquet", to_draft, DRAFTS),
             ]

@@ -37,6 +37,7 @@ from datatrove.utils.lid import FT176LID
 from datatrove.utils.text import TERMINAL_PUNCTUATION
 from datatrove.utils.word_tokenizers import load_word_tokenizer
 
+import data_pipeline.config.cleaning as config
 from stemma.core.files import write_json
 
 COLUMNS = ("id", "text", "source", "domain", "language", "licence", "origin", "split", "cluster", "decisions")
@@ -180,8 +181,8 @@ class BundledLID(FT176LID):
 class LanguageIs(LanguageFilter):
     """Keeps texts that are in their source's language with a score of at least ``language_threshold``."""
 
-    def __init__(self, language: str, exclusion_writer: DiskWriter | None = None) -> None:
-        super().__init__([language], exclusion_writer=exclusion_writer)
+    def __init__(self, language: str, min_score: float, exclusion_writer: DiskWriter | None = None) -> None:
+        super().__init__([language], min_score, exclusion_writer=exclusion_writer)
         self.model = BundledLID([language])
 
     def filter(self, doc: Document) -> bool | tuple[bool, str]:
@@ -251,62 +252,40 @@ class Listed(BaseFilter):
         return False, self.rule
 
 
-Build = Callable[[str, DiskWriter], BaseFilter]
-
-# As in FineWeb (arXiv 2406.17557), C4's rule that every line ends in punctuation is left out.
-FILTERS: dict[str, Build] = {
-    "language": lambda language, rejects: LanguageIs(language, rejects),
-    "gopher_repetition": lambda language, rejects: GopherRepetitionFilter(
-        exclusion_writer=rejects, language=language
-    ),
-    "gopher_quality": lambda language, rejects: GopherQualityFilter(
-        exclusion_writer=rejects, language=language
-    ),
-    "c4": lambda language, rejects: C4QualityFilter(
-        filter_no_terminal_punct=False, exclusion_writer=rejects, language=language
-    ),
-    "fineweb": lambda language, rejects: FineWebQualityFilter(exclusion_writer=rejects, language=language),
-    "source_code": lambda language, rejects: LineRules(100, 1000, 100, 0.25, rejects),
-    "technical": lambda language, rejects: LineRules(200, 4000, 500, 0.25, rejects),
-}
-SPLITS_WORDS = {"gopher_repetition", "gopher_quality", "c4", "fineweb"}
+def language_is(options: config.Language, language: str, rejects: DiskWriter) -> BaseFilter:
+    return LanguageIs(language, options.min_score, rejects)
 
 
-def build_chain(names: tuple[str, ...], language: str, rejects: Path, tallies: Path) -> list[PipelineStep]:
-    """The steps of a filter chain for one language, each followed by a tally.
-
-    Args:
-        names: filters, keys of ``FILTERS``, in order.
-        language: ISO 639-1 code of the texts.
-        rejects: folder for the rejects; each filter gets a folder in it.
-        tallies: folder for the tallies.
-    """
-    steps: list[PipelineStep] = [SplitOnce(language)] if SPLITS_WORDS & set(names) else []
-    for name in names:
-        steps += [FILTERS[name](language, RejectWriter(rejects / name)), Tally(tallies, name)]
-    return steps
+def gopher_repetition(options: config.GopherRepetition, language: str, rejects: DiskWriter) -> BaseFilter:
+    return GopherRepetitionFilter(
+        **options.model_dump(exclude={"name"}), exclusion_writer=rejects, language=language
+    )
 
 
-class Decide(PipelineStep):
-    """After the last filter: the id of the text as it is now, and what the filters found, as JSON."""
+def gopher_quality(options: config.GopherQuality, language: str, rejects: DiskWriter) -> BaseFilter:
+    settings = options.model_dump(exclude={"name"})
+    settings["max_non_alpha_words_ratio"] = settings.pop("min_alpha_words_ratio")
+    return GopherQualityFilter(**settings, exclusion_writer=rejects, language=language)
 
-    type = "🖊 - DECIDE"
-    name = "decisions"
 
-    def __init__(self, chain: tuple[str, ...], identify: Callable[[str, str, str], str]) -> None:
-        super().__init__()
-        self.chain = chain
-        self.identify = identify
+def c4(options: config.C4, language: str, rejects: DiskWriter) -> BaseFilter:
+    return C4QualityFilter(
+        **options.model_dump(exclude={"name"}), exclusion_writer=rejects, language=language
+    )
 
-    def run(self, data: DocumentsPipeline, rank: int = 0, world_size: int = 1) -> DocumentsPipeline:
-        for document in data:
-            about = document.metadata
-            decisions: dict[str, Any] = {"passed": list(self.chain)}
-            if "language_score" in about:
-                decisions["language_score"] = round(about["language_score"], 4)
-            about["decisions"] = json.dumps(decisions, sort_keys=True)
-            document.id = self.identify(about["source"], about["origin"], document.text)
-            yield document
+
+def fineweb(options: config.FineWeb, language: str, rejects: DiskWriter) -> BaseFilter:
+    return FineWebQualityFilter(
+        **options.model_dump(exclude={"name"}), exclusion_writer=rejects, language=language
+    )
+
+
+def line_rules(
+    options: config.SourceCode | config.Technical, language: str, rejects: DiskWriter
+) -> BaseFilter:
+    return LineRules(
+        options.min_bytes, options.max_line, options.max_mean_line, options.min_alphanumeric, rejects
+    )
 
 
 def measure(rule: str, text: str, language: str) -> float | int | str:

@@ -1,15 +1,10 @@
 """Config models of the corpus: filter chains, deduplication, splits."""
 
-from typing import Annotated, Literal
-
 from pydantic import Field, model_validator
 
+from data_pipeline.config.cleaning import Chain
 from data_pipeline.config.sources import Source, SourceId
 from stemma.core.config import Config
-
-FilterName = Literal[
-    "language", "gopher_repetition", "gopher_quality", "c4", "fineweb", "source_code", "technical"
-]
 
 
 class DedupConfig(Config):
@@ -27,9 +22,7 @@ class CorpusConfig(Config):
     """From sources to clean, deduplicated documents."""
 
     sources: dict[SourceId, Source] = Field(min_length=1, description="sources by id")
-    filters: dict[str, Annotated[tuple[FilterName, ...], Field(min_length=1)]] = Field(
-        description="filter chains by name, in running order"
-    )
+    filters: dict[str, Chain] = Field(description="filter chains by name, in running order")
     dedup: DedupConfig = Field(DedupConfig(), description="near-duplicate removal over all sources together")
     valid_fraction: float = Field(
         0.02,

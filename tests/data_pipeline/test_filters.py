@@ -2,8 +2,10 @@ import pyarrow.parquet as pq
 import pytest
 from datatrove.data import Document
 from datatrove.pipeline.filters import GopherQualityFilter, GopherRepetitionFilter
+from pydantic import TypeAdapter
 
-from data_pipeline.cleaning import filters
+from data_pipeline.cleaning import chain, filters
+from data_pipeline.config.cleaning import Chain
 from data_pipeline.sources.find import document_id
 
 PROSE = (
@@ -22,7 +24,8 @@ def documents(*texts: str, language: str = "en") -> list[Document]:
 
 def run_chain(tmp_path, names, texts):
     data = iter(documents(*texts))
-    for step in filters.build_chain(names, "en", tmp_path / "rejects", tmp_path / "tallies"):
+    steps = TypeAdapter(Chain).validate_python(names)
+    for step in chain.build_chain(steps, "en", tmp_path / "rejects", tmp_path / "tallies"):
         data = step.run(data, 0, 1)
     kept = list(data)
     rejects = [row for path in sorted((tmp_path / "rejects").rglob("*.parquet")) for row in read(path)]
@@ -114,6 +117,6 @@ def test_the_language_model_comes_with_a_package(tmp_path):
 def test_decisions_and_the_id_are_those_of_the_text_as_kept():
     (document,) = documents(PROSE)
     document.metadata["language_score"] = 0.98765
-    (decided,) = filters.Decide(("language",), document_id).run(iter([document]))
+    (decided,) = chain.Decide(("language",), document_id).run(iter([document]))
     assert decided.id == document_id("s", "o", PROSE)
     assert decided.metadata["decisions"] == '{"language_score": 0.9877, "passed": ["language"]}'
