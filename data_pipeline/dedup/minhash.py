@@ -18,7 +18,7 @@ from datatrove.utils.hashing import HashConfig
 
 from data_pipeline.cleaning.filters import DRAFTS, Listed, RejectWriter, Tally, to_draft, writer
 from data_pipeline.config import DedupConfig
-from data_pipeline.executor import Pool
+from data_pipeline.executor.local import Pool
 from stemma.core.files import write_atomic, write_json
 
 EXACT, NEAR = "exact_duplicate", "near_duplicate"

@@ -17,7 +17,7 @@ from data_pipeline.cleaning.filters import COLUMNS
 from data_pipeline.config import CorpusConfig
 from data_pipeline.corpus import CorpusStage, EmptyCorpus, hold_out
 from data_pipeline.dedup.minhash import Words
-from data_pipeline.executor import worker_pool
+from data_pipeline.executor.local import worker_pool
 from data_pipeline.sources.find import document_id
 from stemma.core.artifact import Store
 from stemma.core.errors import DamagedError, StageFailed

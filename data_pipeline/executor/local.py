@@ -1,4 +1,4 @@
-"""datatrove's local executor on a process pool that notices when a worker dies.
+"""Ranks in a process pool on this machine that notices when a worker dies.
 
 datatrove's own ``run()`` waits for ever when a worker is killed (by the out-of-memory killer, say), and
 with one worker runs in this very process and resets its loguru handlers. Here every rank runs in a pool
@@ -10,16 +10,13 @@ import multiprocessing
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from pathlib import Path
 
-import dill
-from datatrove.executor.local import LocalPipelineExecutor
-from datatrove.pipeline.base import PipelineStep
-
+from data_pipeline.executor.ranks import Executor, run_rank
 from stemma.core.errors import StageFailed
 
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
@@ -36,51 +33,18 @@ def start_worker(parent: int, log: str) -> None:
     os.dup2(descriptor, 2)
 
 
-def run_rank(pickled: bytes, rank: int) -> int:
-    """Run one rank of a pickled executor; return the rank."""
-    executor: LocalPipelineExecutor = dill.loads(pickled)
-    executor._run_for_rank(rank)
-    return rank
-
-
-class Pool:
+class Pool(Executor):
     """Worker processes for several pipelines, one after the other."""
 
     def __init__(self, pool: ProcessPoolExecutor, logs: Path) -> None:
+        super().__init__(logs)
         self.pool = pool
-        self.logs = logs
 
-    def run(
-        self,
-        name: str,
-        pipeline: list[PipelineStep],
-        tasks: int,
-        done: Callable[[int], None] = lambda count: None,
-    ) -> None:
-        """Run a pipeline on ranks ``0..tasks-1``; ranks completed by an earlier try are left alone.
-
-        Args:
-            name: of the log folder; one pipeline has one name in a work folder.
-            pipeline: datatrove steps.
-            tasks: number of ranks; part of the result's layout, so no function of the worker count.
-            done: called with the number of ranks that are done, after each.
-
-        Raises:
-            StageFailed: a worker was killed.
-            Exception: what a rank raised, after the ranks that were not begun are cancelled.
-        """
-        executor = LocalPipelineExecutor(
-            pipeline, tasks=tasks, workers=tasks, logging_dir=str(self.logs / name)
-        )
-        ranks = executor.get_incomplete_ranks()
-        pickled = dill.dumps(executor)
+    def execute(self, name: str, pickled: bytes, ranks: list[int]) -> Iterator[int]:
         futures = [self.pool.submit(run_rank, pickled, rank) for rank in ranks]
-        count = tasks - len(ranks)
         try:
             for future in as_completed(futures):
-                future.result()
-                count += 1
-                done(count)
+                yield future.result()
         except BrokenProcessPool as error:
             raise StageFailed(
                 f"a data worker was killed while it ran {name!r}: most likely the machine ran out of memory. "
