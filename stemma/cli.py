@@ -3,11 +3,11 @@
 import os
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from stemma import __version__, cli_mix
+from stemma import __version__, cli_data, cli_mix
 from stemma.cli_options import Overrides, ProfileName, Root, RunName, StopAfter
 from stemma.core.artifact import Artifact, Store
 from stemma.core.errors import StemmaError
@@ -18,6 +18,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
+app.add_typer(cli_data.app, name="data")
 app.add_typer(cli_mix.app, name="mix")
 
 
@@ -144,36 +145,53 @@ def chat(
 @app.command()
 def ledger(run: RunName = "nano", root: Root = Path("runs")) -> None:
     """Compare planned and realized counts of every trained stage; exit 1 if any differ."""
-    from data_pipeline.inspection.inspect import mix_tables
+    from data_pipeline.inspection.mix import mix_tables
     from data_pipeline.inspection.render import render_ledger
-    from stemma.pipeline import open_run
+    from stemma.pipeline import open_run, open_work
     from stemma.terminal import console
 
-    if not render_ledger(mix_tables(open_run(Store(root), run)), console()):
+    store = Store(root)
+    if not render_ledger(mix_tables(open_run(store, run), open_work(store, run)), console()):
         raise typer.Exit(1)
 
 
 @app.command()
 def trace(
-    run: RunName = "nano",
+    name: Annotated[str, typer.Argument(metavar="RUN", help="the run's name, such as nano")] = "nano",
+    run: Annotated[str, typer.Option("--run", help="the same as an option")] = "",
     root: Root = Path("runs"),
     stage: Annotated[str, typer.Option(help="training stage")] = "commonsense",
     step: Annotated[int, typer.Option(min=0, help="training step, counted from 0 as in the receipts")] = 0,
-    row: Annotated[int, typer.Option(min=0, help="row of the global batch, from 0")] = 0,
+    row: Annotated[
+        int | None, typer.Option(min=0, help="row of the global batch, from 0; without it, the whole step")
+    ] = None,
     pos: Annotated[int, typer.Option(min=0, help="position in the row, from 0")] = 0,
     document: Annotated[str, typer.Option(help="a document's id: list the steps that saw it")] = "",
+    spike: Annotated[
+        bool, typer.Option("--spike", help="the steps with the largest jumps of the loss")
+    ] = False,
+    n: Annotated[int, typer.Option("--n", "-n", min=1, help="how many spikes")] = 3,
 ) -> None:
-    """From a token of a training step to its document; with --document, from a document to its steps."""
-    from data_pipeline.inspection.inspect import trace_document, trace_token
-    from data_pipeline.inspection.render import render_trace
-    from stemma.pipeline import open_run
+    """From a training step, or a token of it, to its documents; from a document to its steps; from a spike of
+    the loss to what was read there."""
+    from data_pipeline.inspection.render_trace import render_spikes, render_step, render_trace
+    from data_pipeline.inspection.samples import trace_step
+    from data_pipeline.inspection.spikes import spikes
+    from data_pipeline.inspection.trace import trace_document, trace_token
+    from stemma.pipeline import open_run, open_work
     from stemma.terminal import console
 
-    artifacts = open_run(Store(root), run)
-    found: Any = (
-        trace_document(artifacts, document) if document else trace_token(artifacts, stage, step, row, pos)
-    )
-    render_trace(found, console())
+    store = Store(root)
+    artifacts, working = open_run(store, run or name), open_work(store, run or name)
+    if document:
+        render_trace(trace_document(artifacts, document), console())
+    elif spike:
+        render_spikes(stage, spikes(artifacts, working, stage, n), console())
+    elif row is None:
+        folder = artifacts[stage].path if stage in artifacts else working.get(stage)
+        render_step(trace_step(artifacts, stage, step, folder), console())
+    else:
+        render_trace(trace_token(artifacts, stage, step, row, pos), console())
 
 
 def artifact(root: Path, run_name: str, node: str) -> Artifact:

@@ -1,21 +1,96 @@
 """``stemma mix``: the data mix of a run."""
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from stemma.cli_options import Root, RunName
 from stemma.core.artifact import Store
+from stemma.core.errors import StemmaError
 
-app = typer.Typer(help="Look at the data mix of a run.", no_args_is_help=True)
+if TYPE_CHECKING:
+    from data_pipeline.inspection.difference import Side
+
+app = typer.Typer(help="Look at the data mix of a run, compare it, change it.", no_args_is_help=True)
+
+MixName = Annotated[
+    str, typer.Argument(help="a run, a plan artifact's folder, or a profile (by name or .yaml path)")
+]
 
 
 @app.command("show")
 def mix_show(run: RunName = "nano", root: Root = Path("runs")) -> None:
     """Planned and realized counts of every training stage, by source and domain."""
-    from data_pipeline.inspection.inspect import mix_tables
+    from data_pipeline.inspection.mix import mix_tables
     from data_pipeline.inspection.render import render_mix
+    from stemma.pipeline import open_run, open_work
+    from stemma.terminal import console
+
+    store = Store(root)
+    render_mix(mix_tables(open_run(store, run), open_work(store, run)), console())
+
+
+@app.command("diff")
+def mix_diff(left: MixName, right: MixName, root: Root = Path("runs")) -> None:
+    """Two mixes side by side: shares, tokens and epochs by stage and source, and the phases."""
+    from data_pipeline.inspection.difference import compare_sides
+    from data_pipeline.inspection.render import render_difference
+    from stemma.terminal import console
+
+    found = compare_sides(mix_sides(Store(root), left), mix_sides(Store(root), right))
+    render_difference(found, (left, right), console())
+
+
+@app.command("sample")
+def mix_sample(
+    run: RunName = "nano",
+    root: Root = Path("runs"),
+    stage: Annotated[str, typer.Option(help="training stage")] = "stem",
+    n: Annotated[int, typer.Option("--n", "-n", min=1, help="how many")] = 3,
+    source: Annotated[str, typer.Option(help="only samples of this source")] = "",
+    seed: Annotated[int, typer.Option(help="another seed draws other samples")] = 0,
+) -> None:
+    """Some training samples of a stage as text, each with its pedigree."""
+    from data_pipeline.inspection.render_trace import render_samples
+    from data_pipeline.inspection.samples import draw_samples
     from stemma.pipeline import open_run
     from stemma.terminal import console
 
-    render_mix(mix_tables(open_run(Store(root), run)), console())
+    render_samples(draw_samples(open_run(Store(root), run), stage, n, source, seed), console())
+
+
+def mix_sides(store: Store, name: str) -> "Mapping[str, Side]":
+    """What a name stands for: a plan's folder, a profile's path, a run, a profile's name, in this order.
+
+    Raises:
+        StemmaError: it is none of them.
+    """
+    from data_pipeline.inspection.difference import side_of_curriculum, side_of_mix
+    from data_pipeline.inspection.mix import mix_tables, stage_mix
+    from stemma.pipeline import RUN_RECORD, open_run
+    from stemma.profile import TRAINING_STAGES, load_profile, profile_names
+
+    path = Path(name)
+    if (path / "plan.json").is_file() or path.name == "plan.json":
+        from data_pipeline.curriculum.plan import Plan
+
+        folder = path if path.is_dir() else path.parent
+        stage = folder.name.removeprefix("plan.").rpartition("-")[0] or folder.name
+        return {stage: side_of_mix(stage_mix(stage, Plan.load(path)))}
+    is_file = name.endswith((".yaml", ".yml"))
+    if not is_file and (store.root / name / RUN_RECORD).exists():
+        return {mix.stage: side_of_mix(mix) for mix in mix_tables(open_run(store, name))}
+    if is_file or name in profile_names():
+        profile = load_profile(name)
+        domains = {source: config.domain for source, config in profile.data.sources.items()}
+        domains |= dict.fromkeys(profile.trajectories.families, "agent")
+        return {
+            stage: side_of_curriculum(getattr(profile.curriculum, stage), domains)
+            for stage in TRAINING_STAGES
+        }
+    raise StemmaError(
+        f"{name!r} is neither a run in {store.root}, nor a plan artifact's folder, nor a profile; "
+        f"profiles are: {', '.join(profile_names())}"
+    )

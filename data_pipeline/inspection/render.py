@@ -1,16 +1,11 @@
-"""What ``inspect.py`` finds, on a terminal."""
-
-import json
-from collections.abc import Mapping
-from typing import Any
+"""Mixes and ledgers on a terminal."""
 
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from data_pipeline.inspection.inspect import DocumentTrace, StageMix, TokenTrace
-
-SHOWN = 40  # rows of a document's list of steps
+from data_pipeline.inspection.difference import ALL, Share, StageDifference, rows_of
+from data_pipeline.inspection.mix import StageMix
 
 
 def render_mix(tables: list[StageMix], console: Console) -> None:
@@ -21,7 +16,11 @@ def render_mix(tables: list[StageMix], console: Console) -> None:
         lengths = ", ".join(
             f"{phase['name']} {phase['tokens']:,} x {phase['sequence_length']}" for phase in mix.phases
         )
-        table = Table(title=f"{mix.stage}: {mix.tokens:,} tokens ({lengths})", title_justify="left")
+        state = "trained" if mix.trained else f"{mix.done:,} of {mix.steps:,} steps at its last checkpoint"
+        table = Table(
+            title=f"{mix.stage}: {mix.tokens:,} tokens ({lengths}), {state if mix.done else 'not begun'}",
+            title_justify="left",
+        )
         for heading in ("domain", "source"):
             table.add_column(heading)
         for heading in ("share", "planned", "realized", "remaining", "epochs", "waste"):
@@ -46,7 +45,7 @@ def render_mix(tables: list[StageMix], console: Console) -> None:
                 "(all)",
                 f"{planned / mix.tokens:.1%}",
                 f"{planned:,}",
-                f"{realized:,}" if mix.trained else "-",
+                f"{realized:,}" if mix.done else "-",
                 f"{planned - realized:,}",
                 "",
                 f"{sum(row.waste for row in rows):,}",
@@ -58,64 +57,64 @@ def render_mix(tables: list[StageMix], console: Console) -> None:
 
 def render_ledger(tables: list[StageMix], console: Console) -> bool:
     """Say for every trained stage whether planned and realized counts are equal; return whether all are."""
-    trained = [mix for mix in tables if mix.trained]
+    trained = [mix for mix in tables if mix.done]
     if not trained:
         console.print("no stage is trained yet")
     for mix in trained:
         if mix.mismatch:
             console.print(f"[red]differs[/red]  {mix.stage}: {escape(mix.mismatch)}")
         else:
-            read = sum(row.planned.tokens > 0 for row in mix.rows)
-            console.print(f"[green]equal[/green]    {mix.stage}: {mix.tokens:,} tokens of {read} sources")
+            read = sum(row.realized.tokens > 0 for row in mix.rows if row.realized)
+            console.print(f"[green]equal[/green]    {mix.stage}: {mix.realized:,} tokens of {read} sources")
     return not any(mix.mismatch for mix in trained)
 
 
-def render_trace(found: TokenTrace | DocumentTrace, console: Console) -> None:
-    """Print the pedigree of a token, or the steps that read a document."""
-    if isinstance(found, TokenTrace):
-        _render_token(found, console)
-    else:
-        _render_document(found, console)
+def render_difference(found: list[StageDifference], names: tuple[str, str], console: Console) -> None:
+    """Two mixes side by side; stages and phases that are equal are said to be so in a line."""
+    if not found:
+        console.print("neither has a planned stage")
+    for stage in found:
+        if stage.left is None or stage.right is None:
+            there = names[0] if stage.left else names[1]
+            console.print(f"{stage.stage}: only in {escape(there)}")
+            continue
+        if stage.equal:
+            console.print(f"{stage.stage}: the same in both")
+            continue
+        table = Table(title=f"{stage.stage}: {escape(names[0])} | {escape(names[1])}", title_justify="left")
+        for heading in ("domain", "source"):
+            table.add_column(heading)
+        for heading in ("share", "", "change", "tokens", "", "change", "epochs", "", "change"):
+            table.add_column(heading, justify="right")
+        for domain, source, left, right in rows_of(stage):
+            whole = source == ALL
+            shares = [side.share if side else 0.0 for side in (left, right)]
+            tokens = [side.tokens if side else 0 for side in (left, right)]
+            table.add_row(
+                domain,
+                source or "(all)",
+                *(f"{share:.1%}" if side else "-" for share, side in zip(shares, (left, right))),
+                _change(shares[1] - shares[0], "+.1%"),
+                *(f"{count:,}" if side else "-" for count, side in zip(tokens, (left, right))),
+                _change(tokens[1] - tokens[0], "+,"),
+                *_epochs(left, right),
+                style="bold" if whole else None,
+                end_section=whole,
+            )
+        console.print(table)
+        for name, side in zip(names, (stage.left, stage.right)):
+            phases = ", ".join(f"{phase} {tokens:,} x {length}" for phase, tokens, length in side.phases)
+            console.print(f"  phases of {escape(name)}: {phases}")
 
 
-def _facts(console: Console, facts: Mapping[str, Any]) -> None:
-    table = Table(show_header=False, box=None)
-    for key, value in facts.items():
-        shown = json.dumps(value, ensure_ascii=False) if isinstance(value, (dict, list)) else str(value)
-        table.add_row(f"[bold]{key}[/bold]", escape(shown))
-    console.print(table)
+def _change(value: float, form: str) -> str:
+    return format(value, form) if abs(value) >= 0.0005 else "="
 
 
-def _render_token(found: TokenTrace, console: Console) -> None:
-    document = found.document
-    _facts(
-        console,
-        {
-            "where": f"{found.stage} ({found.phase}), step {found.step}, row {found.row}, pos {found.pos}",
-            "token": f"{found.token} {found.text!r}, predicts {found.predicts}",
-            "source": f"{found.source} ({found.domain}), epoch {found.epoch + 1}",
-            "document": f"{document['id']}, token {found.offset} of {document['tokens']}",
-            "origin": document["origin"],
-            "cluster": document["cluster"] or "(no near-duplicates)",
-            "decisions": document["decisions"],
-        },
-    )
-    console.print(f"\n{escape(found.before)}[reverse]{escape(found.text)}[/reverse]{escape(found.after)}")
-
-
-def _render_document(found: DocumentTrace, console: Console) -> None:
-    keep = ("origin", "tokens", "bytes", "rule", "value", "cluster", "decisions")
-    facts = {key: found.facts[key] for key in keep if found.facts.get(key) not in (None, "")}
-    _facts(console, {"document": found.identifier, "source": found.source, "split": found.split, **facts})
-    console.print(f"\n{escape(found.beginning)}\n")
-    if not found.sightings:
-        reasons = {"valid": "held out for validation", "rejected": "the corpus dropped it"}
-        console.print(f"no planned step reads it: {reasons.get(found.split, 'its turn has not come')}")
-        return
-    table = Table("stage", "step", "row", "epoch", "tokens")
-    for seen in found.sightings[:SHOWN]:
-        span = f"{seen.first}-{seen.last}"
-        table.add_row(seen.stage, str(seen.step), str(seen.row), str(seen.epoch + 1), span)
-    console.print(table)
-    if len(found.sightings) > SHOWN:
-        console.print(f"... and {len(found.sightings) - SHOWN} more")
+def _epochs(left: Share | None, right: Share | None) -> tuple[str, str, str]:
+    known = [side.epochs if side else None for side in (left, right)]
+    shown = ["-" if epochs is None else f"{epochs:.2f}" for epochs in known]
+    if known[0] is None or known[1] is None:
+        return shown[0], shown[1], ""
+    change = known[1] - known[0]
+    return shown[0], shown[1], f"{change:+.2f}" if abs(change) >= 0.005 else "="

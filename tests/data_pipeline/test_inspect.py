@@ -14,8 +14,10 @@ from rich.console import Console
 from data_pipeline.config import CurriculumConfig, PhaseConfig, PlanConfig, TokensConfig
 from data_pipeline.curriculum.plan import Plan
 from data_pipeline.curriculum.stage import PlanStage
-from data_pipeline.inspection.inspect import mix_tables, trace_document, trace_token
-from data_pipeline.inspection.render import render_ledger, render_mix, render_trace
+from data_pipeline.inspection.mix import mix_tables
+from data_pipeline.inspection.render import render_ledger, render_mix
+from data_pipeline.inspection.render_trace import render_trace
+from data_pipeline.inspection.trace import trace_document, trace_token
 from data_pipeline.tokens.shards import Tokens
 from data_pipeline.tokens.stage import TokensStage
 from stemma.core.artifact import Artifact, Store
