@@ -49,6 +49,7 @@ def main() -> None:
         prefixes = write_shards(Path(folder, "train"), given.source_tokens)
         weights = [float(10 + 3 * number) for number in range(SOURCES)]
         ours, our_start = start(lambda: our_loader(prefixes, weights, given.samples, given.length))
+        _, our_long_start = start(lambda: our_loader(prefixes, weights, 1000 * given.samples, given.length))
         before = size_of(Path(folder))
         theirs, their_start = start(
             lambda: megatron_loader(prefixes, weights, given.samples, given.length, Path(folder, "cache"))
@@ -70,6 +71,7 @@ def main() -> None:
     print(f"{SOURCES} sources, {given.samples:,} samples of {given.length} tokens: {epochs:.1f} epochs")
     print(f"{'':24} {'ours':>16} {'Megatron':>16} {'ratio':>9}")
     print(f"{'start-up, seconds':24} {our_start:16.3f} {their_start:16.3f} {their_start / our_start:8.0f}x")
+    print(f"{'with 1000 x the samples':24} {our_long_start:16.3f} {'-':>16}")
     print(f"{'index files, MB':24} {0:16.1f} {index_bytes / 1e6:16.1f}")
     ratio = speed["ours"] / speed["theirs"]
     print(f"{'tokens per second':24} {speed['ours']:16,.0f} {speed['theirs']:16,.0f} {ratio:8.2f}x")
