@@ -53,7 +53,7 @@ def nodes() -> list[Node]:
     made = [
         Node(
             "corpus",
-            "data_pipeline.corpus:CorpusStage",
+            "data_pipeline.corpus.stage:CorpusStage",
             lambda p: p.data,
             {},
             "read, filter and deduplicate text",
@@ -268,9 +268,10 @@ def open_run(store: Store, name: str) -> dict[str, Artifact]:
 
 
 def open_work(store: Store, name: str) -> dict[str, Path]:
-    """The folders of a run's nodes that have begun and are not sealed: what is being made, or was interrupted.
+    """The folders of a run's nodes that have begun and are not sealed: being made, or interrupted.
 
-    What is in there is as a crash would leave it; only what stages write atomically or line by line can be read.
+    What is in there is as a crash would leave it: only what stages write atomically, or line by line, can be
+    read.
 
     Raises:
         StemmaError: there is no such run; lists those there are.

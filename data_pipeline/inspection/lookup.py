@@ -18,6 +18,7 @@ from stemma.core.errors import StemmaError
 from tokenizer.load import load
 
 PLAN = "plan."
+RECEIPTS = "receipts.jsonl"
 CARRIED = ("id", "origin", "tokens", "cluster", "decisions")  # of a sidecar's row, where it has them
 
 
@@ -77,23 +78,13 @@ def stage_folder(artifacts: Mapping[str, Artifact], working: Mapping[str, Path],
     Raises:
         StemmaError: it has not begun; lists the stages that have.
     """
-    if stage in artifacts:
-        return artifacts[stage].path
-    if stage in working:
-        return working[stage]
-    begun = [
-        name for name in (*artifacts, *working) if (_folder(artifacts, working, name) / RECEIPTS).exists()
-    ]
+    folders = {name: artifact.path for name, artifact in artifacts.items()} | dict(working)
+    if stage in folders and (folders[stage] / RECEIPTS).exists():
+        return folders[stage]
+    begun = [name for name, folder in folders.items() if (folder / RECEIPTS).exists()]
     raise StemmaError(
         f"stage {stage!r} of this run has no receipts yet; stages that have: {', '.join(begun) or 'none'}"
     )
-
-
-RECEIPTS = "receipts.jsonl"
-
-
-def _folder(artifacts: Mapping[str, Artifact], working: Mapping[str, Path], name: str) -> Path:
-    return artifacts[name].path if name in artifacts else working[name]
 
 
 def describe_documents(shard: TokenShard, numbers: Iterable[int]) -> dict[int, dict[str, Any]]:

@@ -86,7 +86,8 @@ def mix_tables(
 
     Args:
         artifacts: the run's sealed ones, by node name.
-        working: folders of the run's unsealed ones: a stage in training shows what its last checkpoint counts.
+        working: folders of the run's unsealed ones: a stage in training shows what its last checkpoint
+            counts.
     """
     return [
         stage_mix(stage, load_plan(artifacts, stage), *_realized(artifacts, working or {}, stage))

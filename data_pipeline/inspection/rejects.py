@@ -31,8 +31,8 @@ class Rejects:
     """Rejected documents of one or several rules.
 
     Attributes:
-        rules: documents by rule of what was asked for, most first; of the whole corpus where the rule asked for
-            is none of them.
+        rules: documents by rule of what was asked for, most first; of the whole corpus where the rule asked
+            for is none of them.
         matched: whether the rule asked for is one of them.
         rows: examples: id, source, origin, rule, value, text.
     """

@@ -4,7 +4,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from data_pipeline.inspection.difference import ALL, Share, StageDifference, rows_of
+from data_pipeline.inspection.difference import ALL, Share, Side, StageDifference, rows_of
 from data_pipeline.inspection.mix import StageMix
 
 
@@ -88,15 +88,17 @@ def render_difference(found: list[StageDifference], names: tuple[str, str], cons
             table.add_column(heading, justify="right")
         for domain, source, left, right in rows_of(stage):
             whole = source == ALL
+            # A profile names a domain's sources only where they have weights of their own.
+            comparable = whole or all(_lists(side, domain) for side in (stage.left, stage.right))
             shares = [side.share if side else 0.0 for side in (left, right)]
             tokens = [side.tokens if side else 0 for side in (left, right)]
             table.add_row(
                 domain,
                 source or "(all)",
                 *(f"{share:.1%}" if side else "-" for share, side in zip(shares, (left, right))),
-                _change(shares[1] - shares[0], "+.1%"),
+                _change(shares[1] - shares[0], "+.1%") if comparable else "",
                 *(f"{count:,}" if side else "-" for count, side in zip(tokens, (left, right))),
-                _change(tokens[1] - tokens[0], "+,"),
+                _change(tokens[1] - tokens[0], "+,") if comparable else "",
                 *_epochs(left, right),
                 style="bold" if whole else None,
                 end_section=whole,
@@ -105,6 +107,11 @@ def render_difference(found: list[StageDifference], names: tuple[str, str], cons
         for name, side in zip(names, (stage.left, stage.right)):
             phases = ", ".join(f"{phase} {tokens:,} x {length}" for phase, tokens, length in side.phases)
             console.print(f"  phases of {escape(name)}: {phases}")
+
+
+def _lists(side: Side, domain: str) -> bool:
+    """Whether a side knows a domain's sources, or that it has none of it."""
+    return [source for key, source in side.shares if key == domain] != [ALL]
 
 
 def _change(value: float, form: str) -> str:

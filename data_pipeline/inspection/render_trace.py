@@ -80,20 +80,16 @@ def render_step(view: StepView, console: Console) -> None:
     for heading in ("row", "epoch"):
         table.add_column(heading, justify="right")
     for heading in ("source", "loss", "document", "tokens", "origin"):
-        table.add_column(heading, overflow="fold")
+        table.add_column(heading, no_wrap=True)
     for row in view.rows[:SHOWN]:
-        pieces = row.pieces[:DOCUMENTS]
-        more = len(row.pieces) - len(pieces)
         loss = view.losses.get(f"loss/{row.source}")
-        table.add_row(
-            str(row.row),
-            str(row.epoch + 1),
-            row.source,
-            f"{loss:.3f}" if loss is not None else "",
-            "\n".join([*(piece.document["id"] for piece in pieces), *([f"and {more} more"] if more else [])]),
-            "\n".join(f"{piece.first}-{piece.last} of {piece.document['tokens']}" for piece in pieces),
-            "\n".join(escape(_short(piece.document["origin"])) for piece in pieces),
-        )
+        about = [str(row.row), str(row.epoch + 1), row.source, "" if loss is None else f"{loss:.3f}"]
+        for piece in row.pieces[:DOCUMENTS]:
+            span = f"{piece.first}-{piece.last} of {piece.document['tokens']}"
+            table.add_row(*about, piece.document["id"], span, escape(_short(piece.document["origin"])))
+            about = [""] * 4
+        if (more := len(row.pieces) - DOCUMENTS) > 0:
+            table.add_row(*about, f"and {more} more", "", "")
     console.print(table)
     if len(view.rows) > SHOWN:
         console.print(f"... and {len(view.rows) - SHOWN} more rows; --row R --pos P shows a token of one")
@@ -150,14 +146,13 @@ def _piece(piece: Piece) -> str:
     return f"[cyan]{document['id']}[/cyan] {part}  {escape(_short(document['origin']))}"
 
 
-def _short(origin: str, width: int = 70) -> str:
+def _short(origin: str, width: int = 48) -> str:
     """The end of an origin tells more than its beginning."""
     return origin if len(origin) <= width else "..." + origin[3 - width :]
 
 
 def _excerpt(text: str) -> str:
-    return (
-        text
-        if len(text) <= 2 * EXCERPT + 40
-        else f"{text[:EXCERPT]}\n[... {len(text) - 2 * EXCERPT:,} characters ...]\n{text[-EXCERPT:]}"
-    )
+    left_out = len(text) - 2 * EXCERPT
+    if left_out <= 40:
+        return text
+    return f"{text[:EXCERPT]}\n[... {left_out:,} characters ...]\n{text[-EXCERPT:]}"
