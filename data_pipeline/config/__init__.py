@@ -1,7 +1,8 @@
 """Config models of the data pipeline. Nothing heavy is imported: a bad profile fails at once."""
 
-from data_pipeline.config.corpus import CorpusConfig, DedupConfig
+from data_pipeline.config.corpus import CorpusConfig
 from data_pipeline.config.curriculum import CurriculumConfig, PhaseConfig, PlanConfig, PlanEdit
+from data_pipeline.config.dedup import DedupConfig
 from data_pipeline.config.sources import LocalSource, PackageSource, PythonSource, SourceBase
 from data_pipeline.config.tokens import TokensConfig
 

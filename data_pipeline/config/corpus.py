@@ -3,19 +3,11 @@
 from pydantic import Field, model_validator
 
 from data_pipeline.config.cleaning import Chain
+from data_pipeline.config.dedup import DedupConfig
+from data_pipeline.config.decontamination import DecontaminationConfig
+from data_pipeline.config.executor import AnyExecutor, LocalExecutor
 from data_pipeline.config.sources import Source, SourceId
-from stemma.core.config import Config
-
-
-class DedupConfig(Config):
-    """Exact deduplication always runs; MinHash finds near-duplicates.
-
-    A pair of Jaccard similarity s is found with probability 1 - (1 - s^hashes_per_bucket)^num_buckets.
-    """
-
-    n_grams: int = Field(5, ge=1, description="words per shingle")
-    num_buckets: int = Field(14, ge=1, description="bands; more find more distant pairs")
-    hashes_per_bucket: int = Field(8, ge=1, description="hashes per band; more ask for closer pairs")
+from stemma.core.config import Config, execution_field
 
 
 class CorpusConfig(Config):
@@ -24,6 +16,10 @@ class CorpusConfig(Config):
     sources: dict[SourceId, Source] = Field(min_length=1, description="sources by id")
     filters: dict[str, Chain] = Field(description="filter chains by name, in running order")
     dedup: DedupConfig = Field(DedupConfig(), description="near-duplicate removal over all sources together")
+    decontamination: DecontaminationConfig = Field(
+        DecontaminationConfig(),
+        description="what documents may share with the sources whose `use` is `eval` or `decontaminate`",
+    )
     valid_fraction: float = Field(
         0.02,
         ge=0,
@@ -36,10 +32,12 @@ class CorpusConfig(Config):
         description="longer documents are cut at line ends into parts of at most this many bytes",
     )
 
+    executor: AnyExecutor = execution_field(LocalExecutor(), description="where the work is done")
+
     @model_validator(mode="after")
     def _chains_exist(self) -> "CorpusConfig":
         for name, source in self.sources.items():
-            if source.filters not in self.filters:
+            if source.use == "train" and source.filters not in self.filters:
                 raise ValueError(
                     f"sources.{name}.filters: no chain {source.filters!r}; there are {sorted(self.filters)}"
                 )
