@@ -7,15 +7,17 @@ import sys
 import textwrap
 import time
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from datatrove.pipeline.base import PipelineStep
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from data_pipeline.cleaning.filters import COLUMNS
 from data_pipeline.config import CorpusConfig
-from data_pipeline.corpus import CorpusStage, EmptyCorpus, hold_out
+from data_pipeline.corpus.splits import hold_out_below, hold_out_hash
+from data_pipeline.corpus.stage import CorpusStage, EmptyCorpus
 from data_pipeline.dedup.minhash import Words
 from data_pipeline.executor.local import worker_pool
 from data_pipeline.sources.find import document_id
@@ -168,7 +170,7 @@ SCRIPT = """
 import json, sys
 from pathlib import Path
 from data_pipeline.config import CorpusConfig
-from data_pipeline.corpus import CorpusStage
+from data_pipeline.corpus.stage import CorpusStage
 from stemma.core.artifact import Store
 from stemma.core.stage import Execution, execute
 
@@ -268,14 +270,25 @@ def test_a_killed_worker_is_noticed_at_once(tmp_path):
     assert time.monotonic() - started < 60
 
 
-@given(st.lists(st.integers(1, 4), min_size=1, max_size=40), st.floats(0, 0.5))
-def test_the_held_out_share_is_reached_stable_and_never_everything(sizes, fraction):
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    st.lists(st.integers(1, 4), min_size=1, max_size=40), st.floats(0, 0.5), st.integers(1, 4), st.integers()
+)
+def test_the_held_out_share_is_reached_stable_and_never_everything(tmp_path, sizes, fraction, files, seed):
     wholes = [f"w{index}" for index, size in enumerate(sizes) for _ in range(size)]
-    chosen = hold_out(wholes, fraction)
-    held = sum(whole in chosen for whole in wholes)
-    assert chosen == hold_out(list(reversed(wholes)), fraction)
-    assert len(chosen) < len(sizes)
-    assert held >= fraction * len(wholes) or len(chosen) == len(sizes) - 1
+
+    def chosen(order: list[str]) -> set[str]:
+        paths = [tmp_path / f"{number}.npy" for number in range(files)]
+        for number, path in enumerate(paths):
+            np.save(path, np.array([hold_out_hash(whole) for whole in order[number::files]], np.uint64))
+        bound = hold_out_below(paths, fraction)
+        return {whole for whole in wholes if hold_out_hash(whole) < bound}
+
+    found = chosen(wholes)
+    held = sum(whole in found for whole in wholes)
+    assert found == chosen(random.Random(seed).sample(wholes, len(wholes)))
+    assert len(found) < len(sizes)
+    assert held >= fraction * len(wholes) or len(found) == len(sizes) - 1
     assert held <= fraction * len(wholes) + 4
     assert (held == 0) == (fraction == 0 or len(sizes) == 1)
 

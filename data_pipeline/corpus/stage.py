@@ -1,0 +1,302 @@
+"""The corpus stage: sources -> documents, filtered, deduplicated, split, with every reject and its reason.
+
+    read (a rank per 2 MB of files) -> filter, decontaminate (a rank per 1 MB of text)
+    -> exact and near duplicates -> sort -> write
+
+Ranks depend on the files alone, so any number of workers, and any executor, gives the same bytes. What
+sources there are, and what is in them, is found out before the fingerprint is taken (``resolve``): a corpus
+made with no registry in reach is another artifact than the full one, and so is one made by another Python,
+whose standard library it reads.
+
+Sources whose ``use`` is not ``train`` are read for one thing only: the index of n-grams that no document may
+hold. Only what ``used_for(..., "train")`` gives is handed to the readers of documents.
+"""
+
+import importlib.metadata
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from datatrove.pipeline.readers import ParquetReader
+
+from data_pipeline.cleaning.chain import Decide, build_chain
+from data_pipeline.cleaning.decontaminate import CONTAMINATED, Decontaminate, read_hits, write_index
+from data_pipeline.cleaning.filters import DRAFTS, REJECTS, RejectWriter, Tally, tallied, to_draft, writer
+from data_pipeline.config import CorpusConfig
+from data_pipeline.config.sources import SourceBase, used_for
+from data_pipeline.corpus.funnel import MB, amount, by_domain, frequent, funnel_entry, rules_in, totals
+from data_pipeline.corpus.resolve import look_at_all, shared_files
+from data_pipeline.corpus.sorting import WriteRuns, groups_of, plan_ranges
+from data_pipeline.corpus.splits import hold_out_below
+from data_pipeline.corpus.statistics import STATISTICS, Statistics, summarise
+from data_pipeline.corpus.writing import (
+    FILE_BYTES,
+    Folders,
+    NoteHashes,
+    NoteSurvivors,
+    WriteDocuments,
+    WriteRejects,
+)
+from data_pipeline.dedup.minhash import EXACT, NEAR, deduplicate
+from data_pipeline.executor.ranks import Executor, storage
+from data_pipeline.executor.start import start_executor
+from data_pipeline.sources.find import SourceReader, describe, document_id, read, units
+from stemma.core.errors import StemmaError
+from stemma.core.files import write_json
+from stemma.core.progress import Progress
+from stemma.core.stage import Execution, Stage, Workspace
+
+SHARD_BYTES = 1_000_000  # of text per rank of the filters, at least
+MAX_SHARD_BYTES = 64_000_000  # and at most: what a rank may have to hold
+MAX_SHARDS = 1_000  # about so many, between these two
+
+
+class EmptyCorpus(StemmaError):
+    """Nothing to read, or nothing left."""
+
+
+class CorpusStage(Stage):
+    """Makes the artifact ``corpus``; its files are described in docs/architecture.md."""
+
+    kind: ClassVar[str] = "corpus"
+    recipe: ClassVar[int] = 2
+    config: CorpusConfig
+
+    def resolve(self, cache: Path, execution: Execution, progress: Progress) -> None:
+        """Fetch what can be fetched, look at what is there, and remember what cannot be had.
+
+        Raises:
+            EmptyCorpus: not one source is in reach.
+            SharedFile: a file is listed for training and for evaluation.
+            DamagedError, PackageError, SourceError: a source is not what the profile says.
+        """
+        if self.resolved:
+            return  # this object has looked; a run must not change its mind halfway
+        sources = self.config.sources
+        self.found, self.skipped = look_at_all(sources, cache, execution.offline)
+        self.train = {name: self.found[name] for name in used_for(sources, "train") if name in self.found}
+        for name, reason in self.skipped.items():
+            without = "" if sources[name].use == "train" else "; no document is compared with it"
+            progress.say(f"source {name} is left out: {reason}{without}")
+        if not self.train:
+            raise EmptyCorpus(
+                f"no source can be read: {self.skipped}. Give it a registry, or a local source."
+            )
+        for pair in shared_files(sources, self.found):
+            progress.say(f"sources {pair}; what both have is kept once")
+        self.resolved = {
+            "sources": {name: found.digest for name, found in self.found.items()},
+            "skipped": sorted(self.skipped),
+            # whose word splitting and rules decide what is kept
+            "software": {name: importlib.metadata.version(name) for name in ("datatrove", "spacy")},
+        }
+
+    def run(self, work: Workspace) -> dict[str, Any]:
+        if self.skipped:
+            work.progress.say(f"going on without {len(self.skipped)} of {len(self.config.sources)} sources")
+        with storage(work.path, "corpus"):
+            logs = work.scratch / "logs"
+            with start_executor(self.config.executor, work.execution.workers, logs) as executor:
+                self._index_evaluation_sets(work)
+                self._read(executor, work)
+                self._filter(executor, work)
+                self._deduplicate(executor, work)
+                self._write(executor, work)
+            return self._finish(work)
+
+    def _index_evaluation_sets(self, work: Workspace) -> None:
+        """One file of the n-grams of every source that is not for training."""
+        names = sorted(self.found.keys() - self.train.keys())
+        self.index = work.scratch / "evaluation.index" if names else None
+        if self.index is None or (self.index.exists() and (work.path / "decontamination.json").exists()):
+            return
+        work.progress.say(f"indexing {len(names)} evaluation sets: {', '.join(names)}")
+        triples = (
+            (name, origin, item.text)
+            for name in names
+            for origin, item in read(
+                self.config.sources[name], self.found[name].location, tuple(self.found[name].files)
+            )
+            if not item.rule
+        )
+        report = write_index(triples, self.config.decontamination, self.index)
+        write_json(work.path / "decontamination.json", report)
+
+    def _read(self, executor: Executor, work: Workspace) -> None:
+        sources: dict[str, SourceBase] = {name: self.config.sources[name] for name in self.train}
+        work_units = [
+            unit for name, found in self.train.items() for unit in units(name, sources[name], found)
+        ]
+        # generators first: they take longest, and the other workers fill the time
+        work_units.sort(key=lambda unit: getattr(sources[unit.source], "format", "") != "engram")
+        total = sum(size for found in self.train.values() for size in found.files.values())
+        scratch = work.scratch
+        reader = SourceReader(
+            work_units,
+            sources,
+            {name: found.location for name, found in self.train.items()},
+            self.config.max_document_bytes,
+            min(MAX_SHARD_BYTES, max(SHARD_BYTES, total // MAX_SHARDS)),
+            RejectWriter(scratch / "rejects" / "read"),
+        )
+        drafts = writer(scratch / "raw", "${chain}/${source}_${rank}_${shard}.parquet", to_draft, DRAFTS)
+        pipeline = [reader, Tally(scratch / "tallies", "read"), drafts]
+        run_phase(executor, work, "read", pipeline, len(work_units))
+        work.progress.say(f"read {amount(tallied(scratch / 'tallies', 'read'))}")
+
+    def _filter(self, executor: Executor, work: Workspace) -> None:
+        scratch = work.scratch
+        used = [self.config.sources[name] for name in self.train]
+        for chain, language in sorted({(source.filters, source.language) for source in used}):
+            name = f"{chain}.{language}"
+            folder = scratch / "raw" / name
+            tasks = len(list(folder.glob("*.parquet")))
+            if not tasks:
+                continue
+            steps = self.config.filters[chain]
+            pipeline = [
+                ParquetReader(str(folder)),
+                *build_chain(steps, language, scratch / "rejects" / name, scratch / "tallies" / name),
+                *self._decontaminate(work, name),
+                Decide(tuple(step.name for step in steps), document_id),
+                writer(scratch / "clean", f"{name}_${{rank}}.parquet", to_draft, DRAFTS),
+            ]
+            run_phase(executor, work, f"filter {name}", pipeline, tasks)
+            left = tallied(scratch / "tallies" / name, CONTAMINATED if self.index else steps[-1].name)
+            work.progress.say(f"chain {name} kept {amount(left)}")
+        if not any((scratch / "clean").glob("*.parquet")):
+            raise EmptyCorpus(
+                "no document survived the filters; most frequent reasons: "
+                f"{frequent(rules_in(scratch / 'rejects'))}. Check the sources' `filters` and `language`."
+            )
+
+    def _decontaminate(self, work: Workspace, chain: str) -> list[Any]:
+        if self.index is None:
+            return []
+        scratch = work.scratch
+        rejects = RejectWriter(scratch / "rejects" / chain / CONTAMINATED)
+        hits = scratch / "hits" / chain
+        return [
+            Decontaminate(self.index, self.config.decontamination, hits, rejects),
+            Tally(scratch / "tallies" / chain, CONTAMINATED),
+        ]
+
+    def _deduplicate(self, executor: Executor, work: Workspace) -> None:
+        scratch = work.scratch
+        tallies = scratch / "tallies" / "dedup"
+        work.progress.say("removing duplicates")
+        deduplicate(
+            executor,
+            self.config.dedup,
+            scratch / "clean",
+            scratch / "kept",
+            scratch,
+            scratch / "rejects",
+            tallies,
+        )
+        work.progress.say(f"without duplicates {amount(tallied(tallies, NEAR))}")
+
+    def _write(self, executor: Executor, work: Workspace) -> None:
+        """Sort documents and rejects per source and write them, with their counts."""
+        at = Folders(work.scratch)
+        kept, rejected = at.runs / "kept", at.runs / "rejects"
+        import pyarrow.dataset as ds
+
+        interim = ds.dataset(str(at.kept), schema=DRAFTS, format="parquet").to_table(
+            columns=["id", "cluster"], filter=ds.field("cluster") != ""
+        )
+        leaders = dict(zip(interim["cluster"].to_pylist(), interim["id"].to_pylist()))
+        groups = groups_of(at.kept.glob("*.parquet"))
+        run_phase(
+            executor,
+            work,
+            "sort documents",
+            [WriteRuns(groups, DRAFTS, kept, NoteHashes(at.hashes), leaders)],
+            len(groups),
+        )
+        groups = groups_of(at.rejects.rglob("*.parquet"))
+        note = NoteSurvivors(at.survivors)
+        run_phase(
+            executor, work, "sort rejects", [WriteRuns(groups, REJECTS, rejected, note, leaders)], len(groups)
+        )
+        fraction = self.config.valid_fraction
+        bounds = {
+            name: hold_out_below(sorted((at.hashes / name).glob("*.npy")), fraction) for name in self.train
+        }
+        ranges = plan_ranges(kept, FILE_BYTES)
+        survivors = sorted(at.survivors.glob("*.npy"))
+        documents = WriteDocuments(ranges, bounds, survivors, work.path / "documents", at.statistics)
+        run_phase(executor, work, "write documents", [documents], len(ranges))
+        ranges = plan_ranges(rejected, FILE_BYTES)
+        rejects = WriteRejects(ranges, work.path / "rejects", at.statistics)
+        run_phase(executor, work, "write rejects", [rejects], len(ranges))
+
+    def _finish(self, work: Workspace) -> dict[str, Any]:
+        """The files about the whole: funnel, sources, statistics, contamination."""
+        scratch = work.scratch
+        counts: dict[str, Statistics] = {}
+        for name in self.train:
+            counts[name] = Statistics()
+            for path in sorted((scratch / "statistics" / name).glob("*.json")):
+                counts[name].merge(Statistics.load(path))
+            counts[name].save(work.path / "statistics" / f"{name}.json")
+        described = [
+            describe(name, source, self.found.get(name), self.skipped.get(name, ""))
+            for name, source in sorted(self.config.sources.items())
+        ]
+        write_json(work.path / "sources.json", described)
+        write_json(work.path / STATISTICS, summarise(counts, described))
+        hits = [read_hits(folder) for folder in sorted((scratch / "hits").glob("*"))]
+        if hits:
+            pq.write_table(pa.concat_tables(hits), work.path / "contamination.parquet", compression="zstd")
+        sources = {
+            name: funnel_entry(
+                self.config.sources[name].domain, self._steps(scratch, name), name, counts[name]
+            )
+            for name in self.train
+        }
+        domains = by_domain(sources)
+        write_json(work.path / "funnel.json", {"sources": sources, "domains": domains})
+        for name, count in counts.items():
+            if not count.sums["documents"]:
+                rules = {rule: lost.documents for rule, lost in count.rejected.items()}
+                work.progress.say(f"source {name}: no document was kept; {frequent(rules)}")
+        return self._summary(domains, counts)
+
+    def _steps(self, scratch: Path, name: str) -> list[tuple[str, Path]]:
+        """The steps a source's documents passed, with the folders of their tallies."""
+        source = self.config.sources[name]
+        tallies = scratch / "tallies"
+        chain = tallies / f"{source.filters}.{source.language}"
+        names = [step.name for step in self.config.filters[source.filters]]
+        names += [CONTAMINATED] if self.index else []
+        return [("read", tallies), *((step, chain) for step in names)] + [
+            (step, tallies / "dedup") for step in (EXACT, NEAR)
+        ]
+
+    def _summary(self, domains: dict[str, Any], counts: dict[str, Statistics]) -> dict[str, Any]:
+        total = totals(domains)
+        return {
+            "sources": len(self.train),
+            "skipped": sorted(self.skipped),
+            "documents": total["kept"]["documents"],
+            "valid_documents": sum(count.sums["valid"] for count in counts.values()),
+            "bytes": total["kept"]["bytes"],
+            "documents_read": total["read"]["documents"],
+            "bytes_read": total["read"]["bytes"],
+            "domains": domains,
+            "funnel": (
+                f"{total['read']['documents']:,} documents ({total['read']['bytes'] / MB:.1f} MB) read, "
+                f"{total['kept']['documents']:,} ({total['kept']['bytes'] / MB:.1f} MB) kept"
+            ),
+        }
+
+
+def run_phase(executor: Executor, work: Workspace, name: str, pipeline: list[Any], tasks: int) -> None:
+    """Run one pipeline and report each finished shard."""
+
+    def done(count: int) -> None:
+        work.progress.step(count, tasks, "shards", name)
+
+    executor.run(name.replace(" ", "_"), pipeline, tasks, done)
