@@ -3,16 +3,20 @@ documents.
 
 ``x.bin`` holds the tokens of all documents one after another; ``x.idx`` holds a header, then per document its
 length and byte offset (the layout of ``megatron.core.datasets.indexed_dataset``, one sequence per document).
-Reading needs neither torch nor Megatron.
+Where documents are packed (``packing.py``), some are cut: each *piece* is a sequence of its own, with its own
+row in the sidecar, whose ``start`` says where it begins in its document. Reading needs neither torch nor
+Megatron.
 """
 
 import struct
+from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
@@ -30,8 +34,10 @@ def token_dtype(vocab_size: int) -> type[np.generic]:
     return np.uint16 if vocab_size <= 65_536 else np.int32
 
 
-def write_index(path: Path, lengths: Sequence[int], dtype: type[np.generic]) -> None:
-    """Write the ``.idx`` of a ``.bin`` whose documents have these lengths, in tokens."""
+def write_index(
+    path: Path, lengths: Sequence[int] | NDArray[np.integer[Any]], dtype: type[np.generic]
+) -> None:
+    """Write the ``.idx`` of a ``.bin`` whose pieces have these lengths, in tokens."""
     sizes = np.asarray(lengths, dtype=np.int64)
     offsets = np.zeros(len(sizes), dtype=np.int64)
     np.cumsum(sizes[:-1] * np.dtype(dtype).itemsize, out=offsets[1:])
@@ -74,7 +80,7 @@ class TokenShard:
         self.dtype = DTYPES[code]
         self.lengths: NDArray[np.int32] = np.frombuffer(raw, np.int32, sequences, HEADER.size)
         self._byte_offsets = np.frombuffer(raw, np.int64, sequences, HEADER.size + sequences * 4)
-        width = np.dtype(self.dtype).itemsize
+        self._width = width = np.dtype(self.dtype).itemsize
         size = int(self._byte_offsets[-1]) // width + int(self.lengths[-1]) if sequences else 0
         if data.stat().st_size != size * width:
             raise DamagedError(
@@ -89,8 +95,8 @@ class TokenShard:
 
     @cached_property
     def offsets(self) -> NDArray[np.int64]:
-        """First token of every document. Training, which reads windows, never asks."""
-        return self._byte_offsets // np.dtype(self.dtype).itemsize
+        """First token of every piece. Training, which reads windows, never asks."""
+        return self._byte_offsets // self._width
 
     def __len__(self) -> int:
         """Number of tokens."""
@@ -109,28 +115,43 @@ class TokenShard:
         return self.tokens[start : start + count].astype(np.int64)
 
     def document_at(self, token: int) -> int:
-        """Position of the document that a token belongs to.
+        """Number of the piece that a token belongs to, as in the sidecar's column ``document``.
 
         Raises:
             IndexError: the shard has no such token.
         """
         if not 0 <= token < len(self.tokens):
             raise IndexError(f"token {token} of {self.prefix}, which has {len(self.tokens)}")
-        return int(np.searchsorted(self.offsets, token, side="right")) - 1
+        # bisection touches a few entries; numpy's own search would first copy the whole unaligned index
+        return bisect_right(self._byte_offsets, token * self._width) - 1
+
+    def documents(self, start: int, count: int) -> NDArray[np.int64]:
+        """Which piece each token of ``read(start, count)`` belongs to, ``[count]``, numbered from 0.
+
+        Raises:
+            IndexError: the shard does not hold all of them.
+        """
+        if start < 0 or count < 1 or start + count > len(self.tokens):
+            raise IndexError(
+                f"tokens {start} to {start + count} of {self.prefix}, which has {len(self.tokens)}"
+            )
+        first, last = self.document_at(start), self.document_at(start + count - 1)
+        begins = self._byte_offsets[first + 1 : last + 1] // self._width - start
+        return np.searchsorted(begins, np.arange(count), side="right").astype(np.int64)
 
     @cached_property
     def sidecar(self) -> Path:
-        """The Parquet file with one row per document, in the shard's order."""
+        """The Parquet file with one row per piece, in the shard's order."""
         path = Path(f"{self.prefix}.docs.parquet")
         if not path.is_file():
             raise DamagedError(f"{path} is missing")
         return path
 
     def describe(self, document: int) -> dict[str, Any]:
-        """The sidecar's row of a document; reads only the row group that holds it.
+        """The sidecar's row of a piece; reads only the row group that holds it.
 
         Raises:
-            IndexError: the shard has no such document.
+            IndexError: the shard has no such piece.
         """
         if not 0 <= document < len(self.lengths):
             raise IndexError(f"document {document} of {self.prefix}, which has {len(self.lengths)}")
@@ -144,10 +165,21 @@ class TokenShard:
         raise DamagedError(f"{self.sidecar} has fewer rows than {self.prefix}.idx has documents")
 
     def find(self, identifier: str) -> int | None:
-        """Position of the document with an id, or None."""
-        identifiers = pq.read_table(self.sidecar, columns=["id"]).column("id")
-        position = identifiers.index(identifier).as_py()
-        return None if position < 0 else int(position)
+        """Number of the first piece of the document with an id, or None."""
+        return next(iter(self.pieces(identifier)), None)
+
+    def pieces(self, identifier: str) -> list[int]:
+        """Numbers of the pieces of the document with an id, in its own order; empty if it is not here."""
+        found: list[tuple[int, int]] = []
+        file = pq.ParquetFile(self.sidecar)
+        columns = ["id", "start"] if "start" in file.schema_arrow.names else ["id"]
+        base = 0
+        for group in range(file.num_row_groups):
+            table = file.read_row_group(group, columns=columns)
+            for row in np.flatnonzero(pc.equal(table.column("id"), identifier)).tolist():
+                found.append((table.column(columns[-1])[row].as_py() if len(columns) > 1 else 0, base + row))
+            base += table.num_rows
+        return [number for _, number in sorted(found)]
 
 
 class Tokens:

@@ -1,186 +1,72 @@
-"""Documents to token shards: encode in parallel batches, then write each source in a seeded order.
+"""Documents to token shards: encode in parallel batches, then write the shards in parallel.
 
-A document is the tokens of its text and ``<|end_of_text|>``; control tokens that occur in the text are
-encoded as ordinary text. A conversation (a row with ``messages``) is rendered by the chat template, which
-brings its own ``<|begin_of_text|>`` and ends every answer; an end is added only where there is none.
-
-Encoded batches go to the scratch folder, each written atomically, so a killed run repeats at most the batches
-its workers had in hand. The order in which documents are written depends on the seed and the source alone,
-not on workers.
+A shard holds the documents of one source, split and quality tier, in a seeded order or packed. What is
+written depends on neither workers nor batches, and what is done stays done: a killed run repeats at most the
+batches and the shards its workers had in hand.
 """
 
-import io
-import json
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
-from functools import cache, lru_cache
+from contextlib import contextmanager
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from data_pipeline.config import TokensConfig
-from data_pipeline.permutation import permutation
-from data_pipeline.tokens.shards import INDEX_FILE, TokenShard, token_dtype, write_index
+from data_pipeline.executor.local import start_worker
+from data_pipeline.tokens.encode import Encoded, Job, encode_batch, read_documents, vocabulary
+from data_pipeline.tokens.shards import INDEX_FILE, TokenShard, token_dtype
+from data_pipeline.tokens.tiers import assign_tiers
+from data_pipeline.tokens.write import ShardJob, tiers_file, write_shard
 from stemma.core.errors import DamagedError, StageFailed, StemmaError
-from stemma.core.files import read_json, write_atomic, write_json
+from stemma.core.files import read_json, write_json
 from stemma.core.stage import Stage, Workspace
-from tokenizer.chat import render
-from tokenizer.load import encode_text, load, token_bytes
 from tokenizer.specials import END_OF_TEXT
 
-SIDECAR_ROWS = 16_384  # rows per group: what looking one document up has to read
-FACTS = ("id", "origin", "split", "cluster", "decisions", "domain", "language")
-
-
-@dataclass(frozen=True)
-class Job:
-    """Rows ``start .. stop - 1`` of one documents file, and where their tokens go."""
-
-    documents: Path
-    start: int
-    stop: int
-    tokenizer: Path
-    output: Path
-
-
-@cache
-def _vocabulary(folder: Path) -> tuple[Any, np.ndarray]:
-    """The tokenizer of a folder, and how many bytes each of its ids stands for."""
-    tokenizer = load(folder)
-    return tokenizer, np.array([len(text) for text in token_bytes(tokenizer)], dtype=np.int64)
-
-
-def encode(tokenizer: Any, rows: Iterable[dict[str, Any]]) -> Iterator[list[int]]:
-    """The tokens of each document, its end included.
-
-    Args:
-        tokenizer: what ``tokenizer.load.load`` returns.
-        rows: documents with ``text``, and ``messages`` (JSON) where it is a conversation.
-
-    Raises:
-        StemmaError: a conversation is not what the chat template takes; names the document.
-    """
-    documents = list(rows)
-    end = tokenizer.convert_tokens_to_ids(END_OF_TEXT)
-    plain = [row for row in documents if not row.get("messages")]
-    texts = iter(encode_text(tokenizer, [row["text"] for row in plain]))
-    for row in documents:
-        if not row.get("messages"):
-            yield [*next(texts), end]
-            continue
-        try:
-            conversation = json.loads(row["messages"])
-            ids = render(tokenizer, conversation["messages"], conversation.get("tools")).ids
-        except (ValueError, KeyError, TypeError, StemmaError) as error:
-            raise StemmaError(
-                f"document {row['id']} ({row['origin']}): its messages cannot be rendered: {error}"
-            ) from error
-        yield ids if ids and ids[-1] == end else [*ids, end]
-
-
-def read_documents(
-    path: Path, columns: list[str] | None = None, start: int = 0, stop: int | None = None
-) -> pa.Table:
-    """Rows of a documents file; only the row groups they lie in are read.
-
-    Raises:
-        DamagedError: it is not readable Parquet, or lacks a column.
-    """
-    try:
-        file = pq.ParquetFile(path)
-        names = file.schema_arrow.names
-        wanted = tuple(name for name in names if columns is None or name in columns)
-        stop = file.metadata.num_rows if stop is None else stop
-        groups, first, base = [], None, 0
-        for group in range(file.num_row_groups):
-            rows = file.metadata.row_group(group).num_rows
-            if base < stop and start < base + rows:
-                first = base if first is None else first
-                groups.append(group)
-            base += rows
-        return _row_groups(path, tuple(groups), wanted).slice(start - (first or 0), stop - start)
-    except (pa.ArrowException, OSError) as error:
-        raise DamagedError(f"{path} is not readable Parquet ({error}). It was left as it is.") from error
-
-
-@lru_cache(maxsize=2)
-def _row_groups(path: Path, groups: tuple[int, ...], columns: tuple[str, ...]) -> pa.Table:
-    """Row groups of a file, kept because the next batch mostly lies in the same one."""
-    return pq.ParquetFile(path).read_row_groups(list(groups), columns=list(columns))
-
-
-def encode_batch(job: Job) -> int:
-    """Encode a job's rows: ``<output>.tokens`` first, then ``<output>.npz`` (lengths and bytes), which marks
-    it done.
-
-    Returns:
-        how many documents it holds.
-    """
-    tokenizer, sizes = _vocabulary(job.tokenizer)
-    rows = read_documents(
-        job.documents, ["id", "origin", "text", "messages"], job.start, job.stop
-    ).to_pylist()
-    encoded = [np.array(ids, dtype=token_dtype(len(sizes))) for ids in encode(tokenizer, rows)]
-    facts = io.BytesIO()
-    np.savez(
-        facts,
-        tokens=np.array([len(ids) for ids in encoded], dtype=np.int64),
-        bytes=np.array([int(sizes[ids].sum()) for ids in encoded], dtype=np.int64),
-    )
-    write_atomic(Path(f"{job.output}.tokens"), b"".join(ids.tobytes() for ids in encoded))
-    write_atomic(Path(f"{job.output}.npz"), facts.getvalue())
-    return len(encoded)
+TRAIN = "train"
+Task = TypeVar("Task", Job, ShardJob)
+Run = Callable[[Callable[[Task], Any], Sequence[Task]], Iterator[Task]]
 
 
 class TokensStage(Stage):
     """Tokenize the documents of an artifact.
 
-    Inputs: ``corpus`` (anything with ``documents/<source>/*.parquet``) and ``tokenizer``.
+    Inputs: ``corpus`` (anything with ``documents/<source>/*.parquet``), ``tokenizer``, and optionally
+    ``quality``, whose scores divide sources into tiers.
     """
 
     kind = "tokens"
+    recipe = 2
     config: TokensConfig
-
-    def _skipped(self) -> dict[str, str]:
-        """Sources that the corpus could not reach, with their domains: a plan may go on without them."""
-        record = self.inputs["corpus"].path / "sources.json"
-        described = read_json(record) if record.exists() else []
-        return {entry["id"]: entry["domain"] for entry in described if "skipped" in entry}
 
     def run(self, work: Workspace) -> dict[str, Any]:
         folder = self.inputs["tokenizer"].path / "hf"
-        _, sizes = _vocabulary(folder)
+        tokenizer, sizes = vocabulary(folder)
         jobs = self._jobs(work, folder)
-        self._encode(work, [job for source in jobs.values() for job in source])
-        dtype = token_dtype(len(sizes))
-        sources = {source: self._write(work.path, source, mine, dtype) for source, mine in jobs.items()}
+        with _workers(work.execution.workers, work.scratch / "workers.log", self.name) as run:
+            self._encode(work, run, [job for source in jobs.values() for job in source])
+            shards = self._shards(work, jobs, token_dtype(len(sizes)))
+            self._write(work, run, shards)
+        sources = self._sources(jobs, shards)
         index = {
             "vocab_size": len(sizes),
-            "eos": int(_vocabulary(folder)[0].convert_tokens_to_ids(END_OF_TEXT)),
-            "dtype": dtype.__name__,
+            "eos": int(tokenizer.convert_tokens_to_ids(END_OF_TEXT)),
+            "dtype": token_dtype(len(sizes)).__name__,
             "sequence_chunk": self.config.sequence_chunk,
+            "packing": self.config.packing,
+            "packing_length": self.config.window,
+            "tiers": list(self.config.tiers),
             "sources": sources,
             "skipped": self._skipped(),
         }
         write_json(work.path / INDEX_FILE, index)
-        splits = [(entry["domain"], *pair) for entry in sources.values() for pair in entry["splits"].items()]
-        total = {key: sum(facts[key] for _, _, facts in splits) for key in ("documents", "tokens", "bytes")}
-        domains: dict[str, int] = {}
-        for domain, split, facts in splits:
-            if split == "train":
-                domains[domain] = domains.get(domain, 0) + facts["tokens"]
-        return {
-            **total,
-            "bytes_per_token": round(total["bytes"] / max(1, total["tokens"]), 3),
-            "train": domains,
-        }
+        return self._summary(sources)
 
     def verify(self, work: Workspace) -> None:
         """Every shard opens, and its index agrees with its sidecar."""
@@ -204,81 +90,151 @@ class TokensStage(Stage):
                 ) from error
             for start in range(0, count, self.config.batch_documents):
                 stop = min(count, start + self.config.batch_documents)
-                output = work.scratch / source / f"{path.stem}-{start}-{stop}"
+                output = work.scratch / "encoded" / source / f"{path.stem}-{start}-{stop}"
                 jobs.setdefault(source, []).append(Job(path, start, stop, tokenizer, output))
         if not jobs:
             raise StemmaError(f"{self.inputs['corpus']} has no documents to tokenize")
         return jobs
 
-    def _encode(self, work: Workspace, jobs: list[Job]) -> None:
-        todo = [job for job in jobs if not Path(f"{job.output}.npz").exists()]
+    def _encode(self, work: Workspace, run: Run[Job], jobs: list[Job]) -> None:
+        todo = [job for job in jobs if not job.done.exists()]
         total = sum(job.stop - job.start for job in jobs)
         done = total - sum(job.stop - job.start for job in todo)
         if done:
             work.progress.say(f"continuing: {done:,} of {total:,} documents are encoded")
-        workers = min(work.execution.workers, len(todo))
-        if workers <= 1:
-            for job in todo:
-                done += encode_batch(job)
-                work.progress.step(done, total, "documents")
-            return
-        pool = ProcessPoolExecutor(workers, get_context("spawn"), _single_threaded)
+        for job in run(encode_batch, todo):
+            done += job.stop - job.start
+            work.progress.step(done, total, "documents")
+
+    def _shards(
+        self, work: Workspace, jobs: dict[str, list[Job]], dtype: type[np.generic]
+    ) -> dict[str, list[ShardJob]]:
+        """The shards to write, by source; held-out text is not divided into tiers."""
+        shards: dict[str, list[ShardJob]] = {}
+        if self.config.tiers and not any(map(self._scores, jobs)):
+            work.progress.say("tiers are asked for, but no source has scores: nothing is divided")
+        for source, mine in jobs.items():
+            outputs = tuple(job.output for job in mine)
+            encoded = Encoded(outputs, dtype)
+            scores = self._scores(source)
+            if scores and not tiers_file(work.scratch, source).exists():
+                assign_tiers(scores, encoded, self.config.tiers, tiers_file(work.scratch, source))
+            for split in encoded.split_names:
+                tiered = scores is not None and split == TRAIN
+                for tier in range(len(self.config.tiers) + 1) if tiered else (None,):
+                    shards.setdefault(source, []).append(
+                        ShardJob(
+                            name=source if tier is None else f"{source}.t{tier}",
+                            source=source,
+                            split=split,
+                            tier=tier,
+                            outputs=outputs,
+                            tokenizer=mine[0].tokenizer,
+                            folder=work.path,
+                            scratch=work.scratch,
+                            seed=self.config.seed,
+                            window=self.config.window,
+                            packed=self.config.packing == "best_fit" and split == TRAIN,
+                        )
+                    )
+        return shards
+
+    def _scores(self, source: str) -> Path | None:
+        """The scores of a source's documents, where there are some and tiers are asked for."""
+        if not self.config.tiers or "quality" not in self.inputs:
+            return None
+        path = self.inputs["quality"].path / "scores" / f"{source}.parquet"
+        return path if path.exists() else None
+
+    def _write(self, work: Workspace, run: Run[ShardJob], shards: dict[str, list[ShardJob]]) -> None:
+        everything = [shard for mine in shards.values() for shard in mine]
+        todo = [shard for shard in everything if not shard.done.exists()]
+        done = len(everything) - len(todo)
+        if done:
+            work.progress.say(f"continuing: {done} of {len(everything)} shards are written")
+        for _ in run(write_shard, todo):
+            done += 1
+            work.progress.step(done, len(everything), "shards")
+
+    def _sources(self, jobs: dict[str, list[Job]], shards: dict[str, list[ShardJob]]) -> dict[str, Any]:
+        """Every shard's entry of the index."""
+        entries: dict[str, Any] = {}
+        for source, mine in shards.items():
+            first = read_documents(jobs[source][0].documents, ["domain", "language"], 0, 1).to_pylist()[0]
+            for shard in mine:
+                empty = {**first, "parent": source, "tier": shard.tier, "splits": {}}
+                entries.setdefault(shard.name, empty)["splits"][shard.split] = read_json(shard.done)
+        return entries
+
+    def _skipped(self) -> dict[str, str]:
+        """Sources that the corpus could not reach, with their domains: a plan may go on without them."""
+        record = self.inputs["corpus"].path / "sources.json"
+        described = read_json(record) if record.exists() else []
+        return {entry["id"]: entry["domain"] for entry in described if "skipped" in entry}
+
+    def _summary(self, sources: dict[str, Any]) -> dict[str, Any]:
+        splits = [(entry["domain"], *pair) for entry in sources.values() for pair in entry["splits"].items()]
+        total = {key: sum(facts[key] for _, _, facts in splits) for key in ("documents", "tokens", "bytes")}
+        train = [(domain, facts) for domain, split, facts in splits if split == TRAIN]
+        domains: dict[str, int] = {}
+        for domain, facts in train:
+            domains[domain] = domains.get(domain, 0) + facts["tokens"]
+        cut: dict[str, Any] = {"packing": self.config.packing, "window": self.config.window}
+        for name in ("cut", "cut_by_concatenation"):
+            for key in ("documents", "tokens"):
+                whole = sum(facts[key] for _, facts in train)
+                part = sum(facts[name][key] for _, facts in train)
+                cut[f"{key}_{name}"] = round(part / max(1, whole), 6)
+        return {
+            **total,
+            "bytes_per_token": round(total["bytes"] / max(1, total["tokens"]), 3),
+            "train": domains,
+            "truncation": cut,
+        }
+
+
+@contextmanager
+def _workers(count: int, log: Path, name: str) -> Iterator[Run[Any]]:
+    """Something that carries out tasks in ``count`` processes and yields each as it is done.
+
+    One worker is this process.
+
+    Raises:
+        StageFailed: a process died.
+    """
+    if count <= 1:
+        yield _in_turn
+        return
+    pool = ProcessPoolExecutor(count, get_context("spawn"), _start, (os.getpid(), str(log)))
+
+    def run(work: Callable[[Task], Any], tasks: Sequence[Task]) -> Iterator[Task]:
+        futures = {pool.submit(work, task): task for task in tasks}
         try:
-            for future in as_completed([pool.submit(encode_batch, job) for job in todo]):
-                done += future.result()
-                work.progress.step(done, total, "documents")
+            for future in as_completed(futures):
+                future.result()
+                yield futures[future]
         except BrokenProcessPool as error:
             raise StageFailed(
-                f"{self.name}: a tokenizing process died (killed, or out of memory): what is encoded "
-                "is kept. Run again to continue, with fewer execution.workers if memory is short"
+                f"{name}: a worker died (killed, or out of memory): what is done is kept. Run again to "
+                f"continue, with fewer execution.workers if memory is short. Log: {log}"
             ) from error
         finally:
-            pool.shutdown(cancel_futures=True)
+            for future in futures:
+                future.cancel()
 
-    def _write(self, folder: Path, source: str, jobs: list[Job], dtype: type[np.generic]) -> dict[str, Any]:
-        """Write a source's shards from its encoded batches, documents in seeded order."""
-        files = list(dict.fromkeys(job.documents for job in jobs))
-        facts = pa.concat_tables([read_documents(path, list(FACTS)) for path in files]).to_pydict()
-        batches = [np.load(f"{job.output}.npz") for job in jobs]
-        lengths = np.concatenate([batch["tokens"] for batch in batches])
-        sizes = np.concatenate([batch["bytes"] for batch in batches])
-        ends = [np.cumsum(batch["tokens"]) for batch in batches]
-        first = np.cumsum([0, *(job.stop - job.start for job in jobs)])
-        pages = [np.memmap(f"{job.output}.tokens", dtype=dtype, mode="r") for job in jobs]
-        shuffle = permutation(len(lengths), self.config.seed, "documents", source)
-        rows = np.array([shuffle(position) for position in range(len(lengths))])
-        splits: dict[str, Any] = {}
-        for split in sorted(set(facts["split"])):
-            chosen = [int(row) for row in rows if facts["split"][row] == split]
-            prefix = folder / split / source
-            prefix.parent.mkdir(exist_ok=True)
-            with open(f"{prefix}.bin", "wb") as handle:
-                for row in chosen:
-                    batch = int(np.searchsorted(first, row, side="right")) - 1
-                    end = int(ends[batch][row - first[batch]])
-                    handle.write(pages[batch][end - int(lengths[row]) : end].tobytes())
-            kept = lengths[chosen]
-            write_index(Path(f"{prefix}.idx"), kept.tolist(), dtype)
-            sidecar = {
-                "document": np.arange(len(chosen), dtype=np.int64),
-                "id": [facts["id"][row] for row in chosen],
-                "origin": [facts["origin"][row] for row in chosen],
-                "offset": np.cumsum(kept) - kept,
-                "tokens": kept,
-                "bytes": sizes[chosen],
-                "cluster": [facts["cluster"][row] for row in chosen],
-                "decisions": [facts["decisions"][row] for row in chosen],
-            }
-            table = pa.table(sidecar)
-            pq.write_table(table, f"{prefix}.docs.parquet", compression="zstd", row_group_size=SIDECAR_ROWS)
-            splits[split] = {
-                "documents": len(chosen),
-                "tokens": int(kept.sum()),
-                "bytes": int(sizes[chosen].sum()),
-            }
-        return {"domain": facts["domain"][0], "language": facts["language"][0], "splits": splits}
+    try:
+        yield run
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
-def _single_threaded() -> None:
+def _in_turn(work: Callable[[Task], Any], tasks: Sequence[Task]) -> Iterator[Task]:
+    for task in tasks:
+        work(task)
+        yield task
+
+
+def _start(parent: int, log: str) -> None:
     """Processes are the parallelism; threads inside each would only fight over the same cores."""
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    start_worker(parent, log)

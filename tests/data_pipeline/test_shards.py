@@ -57,13 +57,17 @@ def test_reads_across_documents_and_knows_whose_each_token_is(
     assert read.dtype == np.int64
     assert read.tolist() == flat[start : start + count]
     assert [shard.document_at(token) for token in range(len(flat))] == owners
+    if count:
+        inside = owners[start : start + count]
+        assert shard.documents(start, count).tolist() == [owner - inside[0] for owner in inside]
 
 
 def test_reading_past_the_end_is_refused(tmp_path: Path) -> None:
     shard = TokenShard(write(tmp_path / "s", [[1, 2], [3]]))
     for start, count in ((2, 2), (-1, 1), (0, -1), (4, 0)):
-        with pytest.raises(IndexError, match="which has 3"):
-            shard.read(start, count)
+        for call in (shard.read, shard.documents):
+            with pytest.raises(IndexError, match="which has 3"):
+                call(start, count)
     with pytest.raises(IndexError, match="token 3 of"):
         shard.document_at(3)
 
@@ -103,7 +107,7 @@ def test_sidecar_rows_are_found_by_number_and_by_id(tmp_path: Path) -> None:
     pq.write_table(rows, f"{prefix}.docs.parquet", row_group_size=4)
     shard = TokenShard(prefix)
     assert [shard.describe(number)["id"] for number in (0, 3, 4, 9)] == ["id0", "id3", "id4", "id9"]
-    assert (shard.find("id7"), shard.find("id")) == (7, None)
+    assert (shard.pieces("id7"), shard.pieces("id")) == ([7], [])
     with pytest.raises(IndexError, match="which has 10"):
         shard.describe(10)
 

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,10 +16,13 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from pydantic import ValidationError
 
+import data_pipeline.tokens.stage as stage_module
 from data_pipeline.config import TokensConfig
 from data_pipeline.tokens.shards import Tokens
 from data_pipeline.tokens.stage import TokensStage
+from data_pipeline.tokens.write import ShardJob
 from stemma.core.artifact import Artifact, Store
 from stemma.core.config import Config
 from stemma.core.errors import DamagedError, StemmaError
@@ -146,8 +150,7 @@ def test_shards_hold_every_document_of_their_split_losslessly(
 
 def test_control_tokens_in_text_do_not_become_control_tokens(tokens: Artifact, tokenizer: Artifact) -> None:
     loaded, shard = load(tokenizer.path / "hf"), Tokens(tokens.path).shard("lib")
-    number = shard.find(row(TRICKY)["id"])
-    assert number is not None
+    (number,) = shard.pieces(row(TRICKY)["id"])
     ids = shard.read(int(shard.offsets[number]), int(shard.lengths[number])).tolist()
     assert END_OF_TEXT in TRICKY
     assert not set(ids[:-1]) & set(loaded.all_special_ids)
@@ -162,6 +165,7 @@ def test_the_sidecar_and_the_index_count_exactly(library: list[dict[str, Any]], 
             shard = Tokens(tokens.path).shard(source, split)
             rows = pq.read_table(shard.sidecar).to_pylist()
             assert [r["document"] for r in rows] == list(range(len(rows)))
+            assert all(r["start"] == 0 and r["document_tokens"] == r["tokens"] for r in rows)
             for r in rows:
                 assert r["bytes"] == len(texts[r["id"]]["text"].encode())
                 assert r["origin"] == texts[r["id"]]["origin"]
@@ -170,7 +174,11 @@ def test_the_sidecar_and_the_index_count_exactly(library: list[dict[str, Any]], 
                     shard.lengths[r["document"]],
                 )
             totals = {key: sum(r[key] for r in rows) for key in ("tokens", "bytes")}
-            assert facts == {"documents": len(rows), **totals}
+            assert {key: facts[key] for key in facts if not key.startswith("cut")} == {
+                "documents": len(rows),
+                "pieces": len(rows),
+                **totals,
+            }
             assert len(shard) == facts["tokens"]
     assert index["dtype"] == "uint16"
     assert index["sequence_chunk"] == 64
@@ -224,8 +232,7 @@ def test_conversations_are_rendered_by_the_chat_template(tokenizer: Artifact, tm
     end = loaded.convert_tokens_to_ids(END_OF_TEXT)
 
     def ids(entry: dict[str, Any]) -> list[int]:
-        number = shard.find(entry["id"])
-        assert number is not None
+        (number,) = shard.pieces(entry["id"])
         return shard.read(int(shard.offsets[number]), int(shard.lengths[number])).tolist()
 
     assert ids(rows[0]) == render(loaded, MESSAGES["messages"], MESSAGES["tools"]).ids
@@ -258,11 +265,11 @@ def test_a_killed_run_continues_and_ends_with_the_same_bytes(
         start_new_session=True,
         env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
     )
-    while process.poll() is None and len(list(folder.glob(".scratch/*/*.npz"))) < 5:
+    while process.poll() is None and len(list(folder.glob(".scratch/encoded/*/*.arrow"))) < 5:
         time.sleep(0.001)
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
-    done = {path: path.stat().st_mtime_ns for path in folder.glob(".scratch/*/*.npz")}
+    done = {path: path.stat().st_mtime_ns for path in folder.glob(".scratch/encoded/*/*.arrow")}
     assert done
     assert not (folder / "manifest.json").exists()
     events: list[Event] = []
@@ -289,3 +296,169 @@ def test_bad_documents_are_refused_by_name(tokenizer: Artifact, tmp_path: Path) 
         torn()
     with pytest.raises(StemmaError, match="has no documents to tokenize"):
         refused([], tmp_path / "c")()
+
+
+class Scores(Stage):
+    """Stands for the quality stage: one score per document, as that writes them."""
+
+    kind = "quality"
+    rows: dict[str, list[tuple[str, float]]]
+
+    def run(self, work: Workspace) -> dict[str, Any]:
+        (work.path / "scores").mkdir()
+        for source, rows in self.rows.items():
+            quality = pa.array([score for _, score in rows], pa.float32())
+            table = pa.table({"id": [identifier for identifier, _ in rows], "quality": quality})
+            pq.write_table(table, work.path / "scores" / f"{source}.parquet")
+        return {}
+
+    def identity(self) -> dict[str, Any]:
+        return {**super().identity(), "rows": self.rows}
+
+
+def scores(rows: list[tuple[str, float]], root: Path) -> Artifact:
+    stage = Scores("quality", Config(), {})
+    stage.rows = {"lib": rows}
+    return execute(stage, Store(root))
+
+
+def test_packed_shards_hold_the_same_tokens_and_cut_fewer_documents(
+    corpus: Artifact, tokenizer: Artifact, tokens: Artifact, tmp_path: Path
+) -> None:
+    """The pieces of every document, put together by the sidecar, are the document as written unpacked."""
+    config = CONFIG.model_copy(update={"packing": "best_fit", "sequence_chunk": 4096, "packing_length": 1024})
+    stage = TokensStage("tokens", config, {"corpus": corpus, "tokenizer": tokenizer})
+    packed = execute(stage, Store(tmp_path), Execution(workers=2))
+    megatron = pytest.importorskip("megatron.core.datasets.indexed_dataset")
+    dataset = megatron.IndexedDataset(str(packed.path / "train" / "lib"))
+    plain, shard = Tokens(tokens.path).shard("lib"), Tokens(packed.path).shard("lib")
+    rows = pq.read_table(shard.sidecar).to_pylist()
+    assert len(rows) == len(dataset) == len(shard.lengths)
+    assert len(shard) == len(plain)
+    cut = set()
+    for r in pq.read_table(plain.sidecar).to_pylist():
+        mine = [rows[number] for number in shard.pieces(r["id"])]
+        whole = plain.read(r["offset"], r["tokens"]).tolist()
+        assert [token for piece in mine for token in dataset[piece["document"]].tolist()] == whole
+        assert [p["start"] for p in mine] == [sum(p["tokens"] for p in mine[:n]) for n in range(len(mine))]
+        assert sum(piece["bytes"] for piece in mine) == r["bytes"]
+        assert {(p["document_tokens"], p["origin"], p["decisions"]) for p in mine} == {
+            (r["tokens"], r["origin"], r["decisions"])
+        }
+        windows = {(p["offset"] + token) // 1024 for p in mine for token in (0, p["tokens"] - 1)}
+        cut |= {r["id"]} if len(windows) > 1 else set()
+    facts = Tokens(packed.path).index["sources"]["lib"]["splits"]["train"]
+    assert facts["cut"]["documents"] == len(cut) < facts["cut_by_concatenation"]["documents"]
+    assert facts["pieces"] == len(rows) > facts["documents"] == len(plain.lengths)
+    truncation = packed.summary["truncation"]
+    assert truncation["documents_cut"] < truncation["documents_cut_by_concatenation"] < 1
+    assert (packed.path / "valid/lib.bin").read_bytes() == (tokens.path / "valid/lib.bin").read_bytes()
+
+
+def test_tiers_divide_a_source_by_its_scores(
+    library: list[dict[str, Any]], corpus: Artifact, tokenizer: Artifact, tokens: Artifact, tmp_path: Path
+) -> None:
+    """Every training document is in the tier of its score; held-out text and sources without scores stay."""
+    mine = sorted(entry["id"] for entry in library if entry["source"] == "lib")
+    quality = {identifier: (0.0, 0.3, 0.5, 0.7, 1.0)[n % 5] for n, identifier in enumerate(mine)}
+    inputs = {"corpus": corpus, "tokenizer": tokenizer, "quality": scores(list(quality.items()), tmp_path)}
+    config = CONFIG.model_copy(update={"tiers": (0.3, 0.7)})
+    tiered = execute(TokensStage("tokens", config, inputs), Store(tmp_path), Execution(workers=1))
+    found = Tokens(tiered.path)
+    assert found.sources("train") == {"docs": "stem", **{f"lib.t{tier}": "code" for tier in range(3)}}
+    assert found.sources("valid") == {"lib": "code"}
+    expected = decoded(tokens, tokenizer, "lib")
+    together = {}
+    for tier in range(3):
+        texts = decoded(tiered, tokenizer, f"lib.t{tier}")
+        assert {(quality[name] >= 0.3) + (quality[name] >= 0.7) for name in texts} == {tier}
+        entry = found.index["sources"][f"lib.t{tier}"]
+        assert (entry["parent"], entry["tier"]) == ("lib", tier)
+        together |= texts
+    assert together == expected
+    assert (tiered.path / "train/docs.bin").read_bytes() == (tokens.path / "train/docs.bin").read_bytes()
+    assert tiered.summary["tokens"] == tokens.summary["tokens"]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda rows: rows[1:], "row 0 is .*, but the document there is .*scores of other documents"),
+        (lambda rows: rows[:-1], r"is \(the end\), but the document there is"),
+        (lambda rows: [*rows, ("more", 0.5)], "row .* is more, but the source has"),
+        (lambda rows: [(rows[0][0], 1.5), *rows[1:]], "has quality 1.5, expected 0 to 1"),
+    ],
+)
+def test_scores_of_other_documents_are_refused(
+    change: Callable[[Any], Any],
+    message: str,
+    library: list[dict[str, Any]],
+    corpus: Artifact,
+    tokenizer: Artifact,
+    tmp_path: Path,
+) -> None:
+    rows = [(name, 0.5) for name in sorted(entry["id"] for entry in library if entry["source"] == "lib")]
+    config = CONFIG.model_copy(update={"tiers": (0.5,)})
+    inputs = {"corpus": corpus, "tokenizer": tokenizer, "quality": scores(change(rows), tmp_path)}
+    with pytest.raises(StemmaError, match=message):
+        execute(TokensStage("tokens", config, inputs), Store(tmp_path), Execution(workers=1))
+
+
+def test_written_shards_are_not_written_again(
+    corpus: Artifact, tokenizer: Artifact, tokens: Artifact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Die in the second shard: the first stays, and the end is the same bytes."""
+    real, calls = stage_module.write_shard, []
+
+    def dies(job: ShardJob) -> None:
+        calls.append(job)
+        if len(calls) == 2:
+            (job.folder / job.split).mkdir(exist_ok=True)
+            (job.folder / job.split / f".{job.name}.bin.tmp").write_bytes(b"half a shard")
+            raise KeyboardInterrupt
+        real(job)
+
+    inputs = {"corpus": corpus, "tokenizer": tokenizer}
+    monkeypatch.setattr(stage_module, "write_shard", dies)
+    with pytest.raises(KeyboardInterrupt):
+        execute(TokensStage("tokens", CONFIG, inputs), Store(tmp_path), Execution(workers=1))
+    folder = Store(tmp_path).folder("tokens", tokens.fingerprint)
+    before = (folder / calls[0].split / f"{calls[0].name}.bin").stat().st_mtime_ns
+    events: list[Event] = []
+    resumed = execute(
+        TokensStage("tokens", CONFIG, inputs), Store(tmp_path), Execution(workers=1), [events.append]
+    )
+    assert (folder / calls[0].split / f"{calls[0].name}.bin").stat().st_mtime_ns == before
+    assert "continuing: 1 of 3 shards are written" in [event.text for event in events]
+    assert resumed.manifest["files"] == tokens.manifest["files"]
+
+
+@pytest.mark.parametrize(
+    "name", ["train/lib.bin", "train/lib.idx", "train/lib.docs.parquet", "valid/lib.bin"]
+)
+def test_a_flipped_byte_in_a_shard_is_refused_by_name(
+    name: str, corpus: Artifact, tokenizer: Artifact, tokens: Artifact, tmp_path: Path
+) -> None:
+    copy = tmp_path / "artifacts" / tokens.path.name
+    shutil.copytree(tokens.path, copy)
+    raw = bytearray((copy / name).read_bytes())
+    raw[len(raw) // 2] ^= 1
+    (copy / name).write_bytes(raw)
+    stage = TokensStage("tokens", CONFIG, {"corpus": corpus, "tokenizer": tokenizer})
+    with pytest.raises(DamagedError, match=f"{name}: its SHA-256 is not the sealed one"):
+        execute(stage, Store(tmp_path), Execution(workers=1))
+    assert (copy / name).read_bytes() == raw
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"packing_length": 48}, "packing_length 48 does not divide sequence_chunk 64"),
+        ({"tiers": (0.5, 0.5)}, "tiers must rise"),
+        ({"tiers": (0.0, 0.5)}, "thresholds between 0 and 1"),
+        ({"packing": "worst_fit"}, "'concat' or 'best_fit'"),
+    ],
+)
+def test_senseless_settings_fail_with_the_profile(fields: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        TokensConfig(sequence_chunk=64, **fields)
