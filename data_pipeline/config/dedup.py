@@ -23,7 +23,10 @@ class SubstringConfig(Config):
 
     words: int = Field(100, ge=4, description="length of the shortest sequence that counts as repeated")
     max_share: float = Field(
-        0.5, gt=0, le=1, description="share of a document's words in such sequences above which it is rejected"
+        0.5,
+        gt=0,
+        le=1,
+        description="share of a document's words in such sequences above which it is rejected",
     )
     code: bool = Field(False, description="look into sources of the domain `code` too")
 

@@ -38,7 +38,7 @@ from data_pipeline.corpus.writing import (
     WriteDocuments,
     WriteRejects,
 )
-from data_pipeline.dedup.minhash import EXACT, NEAR, deduplicate
+from data_pipeline.dedup.deduplicate import dedup_steps, deduplicate
 from data_pipeline.executor.ranks import Executor, storage
 from data_pipeline.executor.start import start_executor
 from data_pipeline.sources.find import SourceReader, describe, document_id, read, units
@@ -194,8 +194,10 @@ class CorpusStage(Stage):
             scratch,
             scratch / "rejects",
             tallies,
+            work.path / "dedup",
         )
-        work.progress.say(f"without duplicates {amount(tallied(tallies, NEAR))}")
+        last = dedup_steps(self.config.dedup)[-1]
+        work.progress.say(f"without duplicates {amount(tallied(tallies, last))}")
 
     def _write(self, executor: Executor, work: Workspace) -> None:
         """Sort documents and rejects per source and write them, with their counts."""
@@ -272,7 +274,7 @@ class CorpusStage(Stage):
         names = [step.name for step in self.config.filters[source.filters]]
         names += [CONTAMINATED] if self.index else []
         return [("read", tallies), *((step, chain) for step in names)] + [
-            (step, tallies / "dedup") for step in (EXACT, NEAR)
+            (step, tallies / "dedup") for step in dedup_steps(self.config.dedup)
         ]
 
     def _summary(self, domains: dict[str, Any], counts: dict[str, Statistics]) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from data_pipeline.cleaning.filters import DOCUMENTS, DRAFTS, REJECTS
 from data_pipeline.corpus.sorting import Range, read_range, write_rows
 from data_pipeline.corpus.splits import hold_out_hash
 from data_pipeline.corpus.statistics import Statistics
-from data_pipeline.dedup.minhash import EXACT, NEAR
+from data_pipeline.dedup.deduplicate import EXACT, NEAR
 
 FILE_BYTES = 64_000_000  # of text per file of the result, about
 ROW_GROUP_BYTES = 16_000_000  # of text; what a reader of one document has to load

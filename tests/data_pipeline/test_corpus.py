@@ -18,7 +18,6 @@ from data_pipeline.cleaning.filters import COLUMNS
 from data_pipeline.config import CorpusConfig
 from data_pipeline.corpus.splits import hold_out_below, hold_out_hash
 from data_pipeline.corpus.stage import CorpusStage, EmptyCorpus
-from data_pipeline.dedup.minhash import Words
 from data_pipeline.executor.local import worker_pool
 from data_pipeline.sources.find import document_id
 from stemma.core.artifact import Store
@@ -291,15 +290,3 @@ def test_the_held_out_share_is_reached_stable_and_never_everything(tmp_path, siz
     assert held >= fraction * len(wholes) or len(found) == len(sizes) - 1
     assert held <= fraction * len(wholes) + 4
     assert (held == 0) == (fraction == 0 or len(sizes) == 1)
-
-
-def test_words_for_shingles_are_words_and_single_cjk_characters():
-    assert Words().word_tokenize("the naïve x_1 日本語 text") == [
-        "the",
-        "naïve",
-        "x_1",
-        "日",
-        "本",
-        "語",
-        "text",
-    ]

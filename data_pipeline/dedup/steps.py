@@ -1,0 +1,338 @@
+"""The ranks of a deduplication, each a datatrove step that reads and writes files of its own.
+
+    Hash    per input file          texts -> a part: digests, signatures, sorted bands
+    Match   per band and key range  bands -> dropped documents, leaders
+    Merge   once                    what all bands say -> per file, who goes, for whom; clusters
+    Sort    per input file          documents -> kept, rejected, tallies
+
+Memory: Hash and Sort hold a batch of documents. Match holds ``PARTITION`` entries of about 100
+bytes and signatures in turn. Merge holds about 100 bytes per dropped document, and nothing for a kept one.
+"""
+
+import hashlib
+import os
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from datatrove.data import DocumentsPipeline
+from datatrove.pipeline.base import PipelineStep
+
+from data_pipeline.cleaning.filters import REJECTS
+from data_pipeline.config.dedup import DedupConfig
+from data_pipeline.dedup.index import CLUSTERS, write_table
+from data_pipeline.dedup.matching import Dropped, estimated, match, same_digest
+from data_pipeline.dedup.minhash import band_keys, signatures
+from data_pipeline.dedup.parts import EXACT_BAND, I64, Parts, load, near_bands, order_of, save
+from stemma.core.files import write_json
+
+EXACT, NEAR = "exact_duplicate", "near_duplicate"
+PARTITION = 500_000  # entries of a band in one rank, about
+BATCH_ROWS = 512  # documents read at a time
+MOST_KEYS = 1 << 64
+
+
+@dataclass(frozen=True)
+class Pass:
+    """One comparison of all documents of a folder.
+
+    Attributes:
+        clean: folder of the documents' files; file n is part n of the new ones.
+        scratch: for what the ranks hand to one another.
+        exact, near: which duplicates to look for.
+        config: parameters.
+    """
+
+    clean: Path
+    scratch: Path
+    exact: bool
+    near: bool
+    config: DedupConfig
+
+    @property
+    def files(self) -> list[Path]:
+        return sorted(self.clean.glob("*.parquet"))
+
+    @property
+    def bands(self) -> tuple[str, ...]:
+        return ((EXACT_BAND,) if self.exact else ()) + (near_bands(self.config) if self.near else ())
+
+    @property
+    def rules(self) -> tuple[str, ...]:
+        return ((EXACT,) if self.exact else ()) + ((NEAR,) if self.near else ())
+
+    @property
+    def matches(self) -> Path:
+        return self.scratch / "matches"
+
+    def part(self, rank: int) -> Path:
+        return self.scratch / "parts" / f"{rank:05d}"
+
+
+class Step(PipelineStep):
+    """A step that begins from files: it takes no documents and yields none."""
+
+    type = "🫂 - DEDUP"
+
+    def run(self, data: DocumentsPipeline, rank: int = 0, world_size: int = 1) -> DocumentsPipeline:
+        self.work(rank)
+        yield from ()
+
+    def work(self, rank: int) -> None:
+        raise NotImplementedError
+
+
+class Hash(Step):
+    """Writes the part of one file."""
+
+    name = "hash"
+
+    def __init__(self, job: Pass) -> None:
+        super().__init__()
+        self.job = job
+
+    def work(self, rank: int) -> None:
+        job, folder = self.job, self.job.part(rank)
+        ids: list[str] = []
+        orders, digests, minima, has_words = [], [], [], []
+        for batch in read(job.files[rank], ["id", "source", "text"]):
+            names, sources, texts = (batch.column(name).to_pylist() for name in ("id", "source", "text"))
+            ids += names
+            orders.append(order_of(names, sources, job.config.prefer))
+            if job.exact:
+                raw = b"".join(hashlib.blake2b(text.encode(), digest_size=16).digest() for text in texts)
+                digests.append(np.frombuffer(raw, "<u8").astype(np.uint64).reshape(-1, 2))
+            if job.near:
+                found, present = signatures(texts, job.config)
+                minima.append(found)
+                has_words.append(present)
+        save(folder / "ids.npy", np.array([name.encode() for name in ids], np.bytes_))
+        order = np.concatenate(orders) if orders else np.zeros(0, np.uint64)
+        save(folder / "order.npy", order)
+        everyone = np.arange(len(ids))
+        if job.exact:
+            halves = np.concatenate(digests) if digests else np.zeros((0, 2), np.uint64)
+            save(folder / "digests.npy", np.ascontiguousarray(halves[:, 1]))
+            self.save_band(folder, EXACT_BAND, halves[:, 0], everyone)
+        if job.near:
+            number = job.config.num_buckets * job.config.hashes_per_bucket
+            minhash = np.concatenate(minima) if minima else np.zeros((0, number), np.uint32)
+            save(folder / "minhash.npy", minhash.astype(np.uint8))
+            with_words = everyone[np.concatenate(has_words)] if has_words else everyone
+            for band, keys in zip(near_bands(job.config), band_keys(minhash[with_words], job.config)):
+                self.save_band(folder, band, keys, with_words)
+
+    def save_band(self, folder: Path, band: str, keys: Any, rows: I64) -> None:
+        by_key = np.argsort(keys, kind="stable")
+        save(folder / f"{band}.keys.npy", keys[by_key])
+        save(folder / f"{band}.docs.npy", rows[by_key].astype(np.uint32))
+
+
+class Match(Step):
+    """Compares the documents whose keys in one band are in one range."""
+
+    name = "match"
+
+    def __init__(self, job: Pass, parts: Parts, partitions: int) -> None:
+        super().__init__()
+        self.job = job
+        self.parts = parts
+        self.partitions = partitions
+
+    def work(self, rank: int) -> None:
+        band, partition = self.job.bands[rank // self.partitions], rank % self.partitions
+        low = MOST_KEYS * partition // self.partitions
+        high = MOST_KEYS * (partition + 1) // self.partitions
+        gathered = [self.entries(part, band, low, high) for part in range(len(self.parts.folders))]
+        kept = [entries for entries in gathered[: self.parts.tables] if entries is not None]
+        fresh = [entries for entries in gathered[self.parts.tables :] if entries is not None]
+        keys = np.concatenate([keys for keys, _ in fresh])
+        numbers = np.concatenate([numbers for _, numbers in fresh])
+        by_key = np.lexsort((numbers, self.parts.take("order", numbers), keys))
+        exact = band == EXACT_BAND
+        found = match(
+            keys[by_key],
+            numbers[by_key],
+            kept,
+            same_digest(self.parts) if exact else estimated(self.parts),
+            1.0 if exact else self.job.config.threshold,
+        )
+        for name, array in vars(found).items():
+            save(self.job.matches / f"{band}.{partition:05d}.{name}.npy", array)
+
+    def entries(self, part: int, band: str, low: int, high: int) -> tuple[Any, I64] | None:
+        """Keys of a range and their documents by number, sorted by key; None if the part has no such band."""
+        folder = self.parts.folders[part]
+        if not (folder / f"{band}.keys.npy").exists():
+            return None
+        keys = load(folder / f"{band}.keys.npy")
+        start = int(np.searchsorted(keys, np.uint64(low)))
+        stop = len(keys) if high == MOST_KEYS else int(np.searchsorted(keys, np.uint64(high)))
+        documents = load(folder / f"{band}.docs.npy")[start:stop].astype(np.int64)
+        return np.array(keys[start:stop]), documents + self.parts.starts[part]
+
+
+class Merge(Step):
+    """Puts together what the bands found: per file ``dropped.npz``, per run ``clusters.parquet``."""
+
+    name = "merge"
+
+    def __init__(self, job: Pass, parts: Parts, partitions: int, table: Path) -> None:
+        super().__init__()
+        self.job = job
+        self.parts = parts
+        self.partitions = partitions
+        self.table = table
+
+    def work(self, rank: int) -> None:
+        parts, matches = self.parts, self.job.matches
+        dropped = Dropped.nothing()
+        for band in self.job.bands:
+            for partition in range(self.partitions):
+                documents, earlier, values = (
+                    np.array(load(matches / f"{band}.{partition:05d}.{name}.npy"))
+                    for name in ("documents", "earlier", "similarity")
+                )
+                exact = np.full(len(documents), band == EXACT_BAND)
+                dropped = dropped.joined(Dropped(documents, earlier, values, exact), parts)
+        survivors = dropped.survivors(parts)
+        leading = np.unique(survivors)
+        write_clusters(matches / "clusters.parquet", parts, dropped, survivors)
+        for index in range(parts.tables, len(parts.folders)):
+            start, stop = parts.starts[index], parts.starts[index + 1]
+            rows = slice(*np.searchsorted(dropped.documents, [start, stop]))
+            heads = leading[slice(*np.searchsorted(leading, [start, stop]))]
+            roots = np.arange(start, stop)
+            roots[dropped.documents[rows] - start] = survivors[rows]
+            save(parts.folders[index] / "roots.npy", roots)
+            save(parts.folders[index] / "dropped.npy", dropped.documents[rows] - start)
+            save(parts.folders[index] / "exact.npy", dropped.exact[rows])
+            save(parts.folders[index] / "cluster.npy", parts.take("ids", survivors[rows]).astype(np.bytes_))
+            save(parts.folders[index] / "heads.npy", heads - start)
+        write_table(self.table, parts, matches, self.job.bands, self.job.config)
+
+
+def write_clusters(path: Path, parts: Parts, dropped: Dropped, survivors: I64) -> None:
+    """Write who was dropped for whom, in order of number, in bounded memory."""
+    draft = path.with_name(f".{path.name}.tmp")
+    with pq.ParquetWriter(draft, CLUSTERS, compression="zstd") as writer:
+        for at in range(0, len(survivors), 1 << 16):
+            rows = slice(at, at + (1 << 16))
+            columns = [
+                names(parts, dropped.documents[rows]),
+                names(parts, survivors[rows]),
+                pa.array(np.where(dropped.exact[rows], "exact", "minhash"), pa.string()),
+                names(parts, dropped.earlier[rows]),
+                pa.array(dropped.similarity[rows], pa.float32()),
+            ]
+            writer.write_table(pa.Table.from_arrays(columns, schema=CLUSTERS))
+    os.replace(draft, path)
+
+
+def names(parts: Parts, numbers: I64) -> pa.Array:
+    return pa.array(parts.take("ids", numbers).astype(np.bytes_), pa.binary()).cast(pa.string())
+
+
+class Sort(Step):
+    """Copies one file's documents to where they belong, and counts what passes each rule."""
+
+    name = "sort"
+
+    def __init__(self, job: Pass, kept: Path, rejects: Path, tallies: Path) -> None:
+        super().__init__()
+        self.job = job
+        self.kept = kept
+        self.rejects = rejects
+        self.tallies = tallies
+
+    def work(self, rank: int) -> None:
+        job, part = self.job, self.job.part(rank)
+        dropped, exact, clusters, heads = (
+            np.array(load(part / f"{name}.npy")) for name in ("dropped", "exact", "cluster", "heads")
+        )
+        passed = {rule: [Counter[str](), Counter[str]()] for rule in job.rules}  # documents, bytes
+        with Outputs() as outputs:
+            start = 0
+            for batch in read(job.files[rank]):
+                table = pa.Table.from_batches([batch])
+                rule = np.full(len(table), "", object)
+                cluster = np.full(len(table), "", object)
+                rows = slice(*np.searchsorted(dropped, [start, start + len(table)]))
+                rule[dropped[rows] - start] = np.where(exact[rows], EXACT, NEAR)
+                cluster[dropped[rows] - start] = [name.decode() for name in clusters[rows]]
+                leading = heads[slice(*np.searchsorted(heads, [start, start + len(table)]))] - start
+                cluster[leading] = np.asarray(table["id"].to_pylist(), object)[leading]
+                start += len(table)
+                table = table.set_column(
+                    table.schema.get_field_index("cluster"), "cluster", pa.array(cluster, pa.string())
+                )
+                outputs.write(self.kept / f"{rank:05d}.parquet", table.filter(pa.array(rule == "")))
+                gone = np.zeros(len(table), np.bool_)
+                for name in job.rules:
+                    out = rule == name
+                    gone |= out
+                    rejected = with_rule(table, rule, cluster).filter(pa.array(out))
+                    outputs.write(self.rejects / name / f"{rank:05d}.parquet", rejected)
+                    count(passed[name], table.filter(pa.array(~gone)))
+        for name, (documents, sizes) in passed.items():
+            write_json(
+                self.tallies / name / f"{rank:05d}.json",
+                {source: [documents[source], sizes[source]] for source in documents},
+            )
+
+
+def with_rule(table: pa.Table, rule: Any, value: Any) -> pa.Table:
+    """A table of documents as one of rejects."""
+    table = table.select(REJECTS.names[:-2])
+    for name, column in (("rule", rule), ("value", value)):
+        table = table.append_column(name, pa.array(column, pa.string()))
+    return table
+
+
+def count(passed: list[Counter[str]], table: pa.Table) -> None:
+    """Add a table's documents and UTF-8 bytes per source."""
+    sizes = pc.binary_length(table["text"])
+    grouped = pa.table({"source": table["source"], "size": sizes}).group_by("source")
+    for row in grouped.aggregate([("size", "count"), ("size", "sum")]).to_pylist():
+        passed[0][row["source"]] += row["size_count"]
+        passed[1][row["source"]] += row["size_sum"]
+
+
+def read(path: Path, columns: list[str] | None = None) -> Iterator[pa.RecordBatch]:
+    """Batches of a Parquet file, one row group in memory at a time."""
+    with pq.ParquetFile(path) as file:
+        yield from file.iter_batches(BATCH_ROWS, columns=columns)
+
+
+class Outputs(ExitStack):
+    """Parquet files that appear when all is written; a file without rows does not."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.writers: dict[Path, pq.ParquetWriter] = {}
+
+    def write(self, path: Path, table: pa.Table) -> None:
+        if not table.num_rows:
+            return
+        if path not in self.writers:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            draft = path.with_name(f".{path.name}.tmp")
+            self.writers[path] = self.enter_context(pq.ParquetWriter(draft, table.schema, compression="zstd"))
+        self.writers[path].write_table(table)
+
+    def __exit__(self, *error: Any) -> bool | None:
+        result = super().__exit__(*error)
+        for path in self.writers:
+            draft = path.with_name(f".{path.name}.tmp")
+            if error[0] is None:
+                os.replace(draft, path)
+            else:
+                draft.unlink(missing_ok=True)
+        return result
