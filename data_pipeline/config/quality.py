@@ -56,10 +56,10 @@ class ScorerConfig(Config):
         16_384, ge=256, description="bytes of a document it reads; longer ones: beginning, middle and end"
     )
     min_documents: int = Field(
-        2, ge=1, description="labelled documents an n-gram must occur in to get a weight"
+        3, ge=1, description="labelled documents an n-gram must occur in to get a weight"
     )
     l2: float = Field(
-        1e-3, gt=0, description="weight of the squared norm of the parameters, per labelled document"
+        1e-4, gt=0, description="weight of the squared norm of the parameters, per labelled document"
     )
     max_iterations: int = Field(100, ge=1, description="of L-BFGS")
 
@@ -76,7 +76,7 @@ class QualityConfig(Config):
     taxonomy: str = Field("", description="path of a taxonomy file; empty = the one that comes with stemma")
     labels: tuple[str, ...] = Field(
         (),
-        description="label files: a path (.jsonl or .csv), or the name of one that comes with stemma (`nano`)",
+        description="label files: a path (.jsonl, .csv), or the name of one that comes with stemma (`nano`)",
     )
     endpoint: EndpointConfig | None = Field(None, description="a model that labels documents as well")
     adjudicators: tuple[str, ...] = Field(

@@ -141,7 +141,7 @@ def featurize(texts: Sequence[str], config: ScorerConfig) -> Features:
     kind = _KIND[data]
     begins = np.flatnonzero((kind[1:] != _SPACE) & ((kind[1:] != kind[:-1]) | (kind[1:] == _MARK))) + 1
     ends = np.flatnonzero((kind[:-1] != _SPACE) & ((kind[1:] != kind[:-1]) | (kind[:-1] == _MARK))) + 1
-    powers, inverses = _powers(1 << max(20, int(len(data)).bit_length()))
+    powers, inverses = _powers(1 << max(20, len(data).bit_length()))
     prefix = np.zeros(len(data) + 1, np.uint64)
     np.cumsum((_LOWER[data].astype(np.uint64) + np.uint64(1)) * powers[: len(data)], out=prefix[1:])
     hashes = _mix((prefix[ends] - prefix[begins]) * inverses[begins])

@@ -13,6 +13,7 @@ zero, in a fixed order on one thread; same labels, same bytes.
 """
 
 import io
+import itertools
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -22,7 +23,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from data_pipeline.config.quality import ScorerConfig
-from data_pipeline.quality.features import SHAPES, Features, featurize
+from data_pipeline.quality.features import Features, featurize
 from data_pipeline.quality.taxonomy import Taxonomy
 from stemma.core.errors import DamagedError
 from stemma.core.files import read_json, write_atomic, write_json
@@ -204,7 +205,7 @@ def _known(features: Features, row_of: np.ndarray) -> tuple[np.ndarray, np.ndarr
 def _weigh(counts: np.ndarray, idf: np.ndarray, offsets: np.ndarray) -> np.ndarray:
     """``(1 + log count) * idf``, each document's scaled to length 1."""
     values = (1 + np.log(counts)) * idf
-    for start, stop in zip(offsets[:-1], offsets[1:]):  # per document: its rounding is its own
+    for start, stop in itertools.pairwise(offsets):  # per document: its rounding is its own
         values[start:stop] /= max(float(np.linalg.norm(values[start:stop])), 1e-6)
     return values
 
@@ -315,9 +316,9 @@ def _design(
 def _reduce(matrix: "Tensor", transposed: "Tensor") -> tuple["Tensor", "Tensor"]:
     """The same problem with no more parameters than documents.
 
-    The best weights are a sum of the documents' features, because any other part would add to their norm and
-    change no output. With ``X X^T = Q L Q^T``, ``Z = Q sqrt(L)`` has the same inner products as ``X``; weights
-    ``V`` found for ``Z`` stand for ``X^T Q L^-1/2 V``, which has the same norm and gives the same outputs.
+    The best weights are a sum of the documents' features, because any other part would add to their norm
+    and change no output. With ``X X^T = Q L Q^T``, ``Z = Q sqrt(L)`` has the same inner products as ``X``.
+    Weights ``V`` found for ``Z`` stand for ``X^T Q L^-1/2 V``: the same norm, the same outputs.
 
     Returns:
         ``Z`` ``[n, r]`` and ``X^T Q L^-1/2`` ``[features, r]``.

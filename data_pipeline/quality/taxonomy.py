@@ -1,4 +1,4 @@
-"""The taxonomy: criteria with anchored scores, domains with sub-domains, and how a quality follows from scores.
+"""The taxonomy: criteria with anchored scores, domains with sub-domains, and the quality scores add up to.
 
 ``taxonomy.yaml`` beside this file is the one that comes with stemma; a profile may name another.
 """
