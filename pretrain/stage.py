@@ -3,6 +3,7 @@
 from typing import Any, ClassVar, cast
 
 from data_pipeline.curriculum.plan import Plan
+from pretrain.adopt import adopt
 from pretrain.config import PretrainConfig
 from pretrain.launch import launch
 from stemma.core.errors import StemmaError
@@ -21,7 +22,8 @@ class PretrainStage(Stage):
 
     def run(self, work: Workspace) -> dict[str, Any]:
         config = cast(PretrainConfig, self.config)
-        self._check_plan()
+        plan = self._check_plan()
+        adopt(self, work, plan, config.training)
         tokens = [self.inputs[role].path for role in ("tokens", "agent_tokens") if role in self.inputs]
         return launch(
             self.name,
@@ -39,8 +41,8 @@ class PretrainStage(Stage):
             validation=tokens,
         )
 
-    def _check_plan(self) -> None:
-        """A plan fits the very tokens it was made for.
+    def _check_plan(self) -> Plan:
+        """The plan, which has to fit the very tokens it was made for.
 
         Raises:
             StemmaError: it names other ones.
@@ -54,6 +56,7 @@ class PretrainStage(Stage):
                     f"{self.inputs['plan']} reads source {source!r} of {planned.role} "
                     f"{planned.fingerprint[:12]}, but this stage was given {given}; make the plan anew"
                 )
+        return plan
 
     def long_context(self) -> dict[str, Any]:
         """Further arguments of the objective: ``MidtrainStage`` gives rotary bases of longer phases."""

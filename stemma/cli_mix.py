@@ -12,6 +12,7 @@ from stemma.core.errors import StemmaError
 
 if TYPE_CHECKING:
     from data_pipeline.inspection.difference import Side
+    from stemma.edits import Proposal
 
 app = typer.Typer(help="Look at the data mix of a run, compare it, change it.", no_args_is_help=True)
 
@@ -59,6 +60,76 @@ def mix_sample(
     from stemma.terminal import console
 
     render_samples(draw_samples(open_run(Store(root), run), stage, n, source, seed), console())
+
+
+@app.command("edit")
+def mix_edit(
+    run: Annotated[str, typer.Argument(help="the run's name, such as nano")],
+    file: Annotated[Path, typer.Argument(help="YAML with `phases` for the rest of the stage")],
+    at_step: Annotated[int, typer.Option(min=1, help="steps that keep the mix there is")],
+    stage: Annotated[str, typer.Option(help="training stage; by default the first not trained yet")] = "",
+    root: Root = Path("runs"),
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="do not ask")] = False,
+    force: Annotated[bool, typer.Option(help="even where a finished stage has to be trained anew")] = False,
+) -> None:
+    """Change a run's mix from a step on: shows what follows, asks, and has the next `stemma run` go on so."""
+    from data_pipeline.inspection.difference import compare_sides, side_of_mix
+    from data_pipeline.inspection.render import render_difference
+    from stemma.edits import propose, read_edit, save_edit
+    from stemma.terminal import console
+
+    store, out = Store(root), console()
+    proposal = propose(store, run, stage, read_edit(file, at_step))
+    sides = [{mix.stage: side_of_mix(mix) for mix in mixes} for mixes in (proposal.before, proposal.after)]
+    render_difference(compare_sides(*sides), ("as it is", "edited"), out)
+    for line in consequences(proposal, run):
+        out.print(f"- {line}")
+    if proposal.sealed and proposal.resume < at_step and not force:
+        raise StemmaError(
+            f"stage {proposal.stage} is trained to its end, and only its last checkpoint is kept: with this "
+            f"edit its first {at_step:,} steps would be trained again. Nothing was changed. Give an "
+            f"--at-step of {proposal.trained:,}, or --force to train them again; what is sealed stays."
+        )
+    if not yes and not typer.confirm(f"Change the mix of {proposal.stage} from step {at_step:,} on?"):
+        raise typer.Abort
+    path = save_edit(store.root / run, proposal.stage, proposal.edit)
+    out.print(f"Written to {path}. Run the same `stemma run` again to go on.")
+
+
+def consequences(proposal: "Proposal", run: str) -> list[str]:
+    """What an edit entails, in sentences."""
+    stage, at_step = proposal.stage, proposal.edit.at_step
+    found = [f"steps 0 to {at_step - 1:,} of {stage} read the same as before, in the same order"]
+    if proposal.replaced:
+        steps = ", ".join(f"{edit.at_step:,}" for edit in proposal.replaced)
+        found.append(f"earlier edits of {stage} at or after that step are replaced: at step {steps}")
+    if proposal.schedule_ends is not None:
+        found.append(
+            f"the stage's length changes, and with it the learning rate from step "
+            f"{proposal.schedule_ends:,} on: only what was trained before that can be kept. Phases of as "
+            "many tokens as were left would change nothing there"
+        )
+    if proposal.trained and proposal.resume:
+        again = proposal.trained - proposal.resume
+        found.append(
+            f"{stage} has trained {proposal.trained:,} steps and goes on from its checkpoint at step "
+            f"{proposal.resume:,}" + (f"; {again:,} steps are left behind" if again else "")
+        )
+    elif proposal.trained:
+        found.append(
+            f"{stage} has trained {proposal.trained:,} steps, but keeps no checkpoint at or before step "
+            f"{at_step:,} that fits: it is trained from its beginning"
+        )
+    else:
+        found.append(f"{stage} has not trained a step yet")
+    if proposal.running:
+        found.append(
+            f"{stage} is being trained at this moment, under the mix as it is: stop that process (it leaves "
+            f"a checkpoint), then go on with run {run}"
+        )
+    if proposal.later:
+        found.append(f"made anew after it: {', '.join(proposal.later)}; what is sealed stays where it is")
+    return found
 
 
 def mix_sides(store: Store, name: str) -> "Mapping[str, Side]":

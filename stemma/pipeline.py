@@ -17,6 +17,7 @@ from stemma.core.errors import StemmaError
 from stemma.core.files import read_json, write_json
 from stemma.core.progress import Listener, Progress
 from stemma.core.stage import Stage, execute
+from stemma.edits import EDITS_FILE, load_edits, with_edits
 from stemma.profile import TRAINING_STAGES, Profile
 
 RUN_RECORD = "run.json"
@@ -166,7 +167,8 @@ def _evaluation(stage: str) -> Node:
 
 
 class Run:
-    """One walk over the pipeline for a profile, in a folder of its own.
+    """One walk over the pipeline for a profile, in a folder of its own; edits of its mix that are kept there
+    are applied.
 
     Args:
         profile: what to make.
@@ -184,10 +186,11 @@ class Run:
         listeners: list[Listener] | None = None,
         pipeline: list[Node] | None = None,
     ) -> None:
-        self.profile = profile
         self.store = store
         self.name = name or profile.name
         self.folder = store.root / self.name
+        edits = load_edits(self.folder)
+        self.profile = with_edits(profile, edits, str(self.folder / EDITS_FILE)) if edits else profile
         self.listeners = listeners if listeners is not None else []
         self.nodes = {node.name: node for node in (pipeline if pipeline is not None else nodes())}
         self.artifacts: dict[str, Artifact] = {}

@@ -177,19 +177,31 @@ def load_profile(name: str, overrides: Iterable[str] = ()) -> Profile:
         ProfileError: every problem at once, each with its path.
     """
     path = profile_path(name)
-    try:
-        tree = yaml.load(path.read_text(encoding="utf-8"), Loader=_UniqueKeyLoader)
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ProfileError(str(path), [f"not readable as YAML: {error}"]) from error
-    if not isinstance(tree, dict):
-        raise ProfileError(str(path), ["expected a mapping at the top of the file"])
+    tree = load_yaml(path)
     problems = list(_apply(tree, overrides))
     if problems:
         raise ProfileError(str(path), problems)
     try:
         return Profile.model_validate(tree)
     except ValidationError as error:
-        raise ProfileError(str(path), list(_explain(error))) from error
+        raise ProfileError(str(path), list(explain(error))) from error
+
+
+def load_yaml(path: Path) -> dict[str, Any]:
+    """A YAML file with a mapping at its top.
+
+    Raises:
+        ProfileError: it is not there, not readable, or something else.
+    """
+    try:
+        tree = yaml.load(path.read_text(encoding="utf-8"), Loader=_UniqueKeyLoader)
+    except OSError as error:
+        raise ProfileError(str(path), [f"not readable: {error.strerror}"]) from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ProfileError(str(path), [f"not readable as YAML: {error}"]) from error
+    if not isinstance(tree, dict):
+        raise ProfileError(str(path), ["expected a mapping at the top of the file"])
+    return tree
 
 
 def _apply(tree: dict[str, Any], overrides: Iterable[str]) -> Iterator[str]:
@@ -211,7 +223,8 @@ def _apply(tree: dict[str, Any], overrides: Iterable[str]) -> Iterator[str]:
             yield f"--set {item}: the value is not readable as YAML: {error}"
 
 
-def _explain(error: ValidationError) -> Iterator[str]:
+def explain(error: ValidationError) -> Iterator[str]:
+    """A validation error's problems, each with the path of its field."""
     for problem in error.errors():
         path = ".".join(str(part) for part in problem["loc"]) or "(top)"
         found = "" if problem["type"] in ("missing", "value_error") else f" (found: {problem['input']!r:.80})"

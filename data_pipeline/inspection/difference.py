@@ -52,6 +52,17 @@ class StageDifference:
         """Whether nothing differs."""
         return self.left == self.right
 
+    @property
+    def same_tokens(self) -> bool:
+        """Whether it differs in nothing but how often sources were read before."""
+        if self.left is None or self.right is None or self.left.phases != self.right.phases:
+            return False
+        tokens = [
+            {key: share.tokens for key, share in side.shares.items() if share.tokens}
+            for side in (self.left, self.right)
+        ]
+        return tokens[0] == tokens[1]
+
 
 def side_of_mix(mix: StageMix) -> Side:
     """A planned stage."""

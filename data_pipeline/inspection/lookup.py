@@ -19,7 +19,7 @@ from tokenizer.load import load
 
 PLAN = "plan."
 RECEIPTS = "receipts.jsonl"
-CARRIED = ("id", "origin", "tokens", "cluster", "decisions")  # of a sidecar's row, where it has them
+CARRIED = ("id", "origin", "tokens", "start", "document_tokens", "cluster", "decisions")
 
 
 def need(artifacts: Mapping[str, Artifact], name: str) -> Artifact:
@@ -105,8 +105,15 @@ def describe_documents(shard: TokenShard, numbers: Iterable[int]) -> dict[int, d
 
 
 def parsed(row: dict[str, Any]) -> dict[str, Any]:
-    """A sidecar's row with its decisions as JSON values."""
-    return {**row, "decisions": json.loads(row["decisions"]) if row.get("decisions") else {}}
+    """A sidecar's row with its decisions as JSON values, and ``tokens`` of the whole document.
+
+    A packed document may be cut: its row then stands for the piece that begins at token ``start`` of it.
+    """
+    decisions = json.loads(row["decisions"]) if row.get("decisions") else {}
+    found = {**row, "decisions": decisions}
+    if "tokens" in row:
+        found |= {"tokens": row.get("document_tokens", row["tokens"]), "start": row.get("start", 0)}
+    return found
 
 
 def decoder(artifacts: Mapping[str, Artifact]) -> Any:

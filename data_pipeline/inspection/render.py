@@ -81,6 +81,9 @@ def render_difference(found: list[StageDifference], names: tuple[str, str], cons
         if stage.equal:
             console.print(f"{stage.stage}: the same in both")
             continue
+        if stage.same_tokens:
+            console.print(f"{stage.stage}: the same tokens of every source; other parts of them are read")
+            continue
         table = Table(title=f"{stage.stage}: {escape(names[0])} | {escape(names[1])}", title_justify="left")
         for heading in ("domain", "source"):
             table.add_column(heading)

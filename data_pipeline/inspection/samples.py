@@ -174,7 +174,8 @@ def view_samples(
         for number, first, last in found:
             begin = int(shard.offsets[number])
             text = decode(shard.read(begin + first, last - first + 1).tolist()) if decode else ""
-            pieces.append(Piece(rows[at.source][number], first, last, text))
+            document = rows[at.source][number]
+            pieces.append(Piece(document, document["start"] + first, document["start"] + last, text))
         views.append(
             SampleView(
                 stage,

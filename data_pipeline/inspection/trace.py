@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 
 from data_pipeline.curriculum.plan import SPLIT
 from data_pipeline.inspection.lookup import decoder, load_plan, need, parsed, planned_stages, shard_of
-from data_pipeline.tokens.shards import Tokens
+from data_pipeline.tokens.shards import Tokens, TokenShard
 from stemma.core.artifact import Artifact
 from stemma.core.errors import StemmaError
 
@@ -117,6 +117,7 @@ def trace_token(artifacts: Mapping[str, Artifact], stage: str, step: int, row: i
     decode = decoder(artifacts)
     left, right = max(begin, place - CONTEXT), min(end, place + 1 + CONTEXT)
     token, predicts = shard.read(place, 2).tolist()
+    document = parsed(shard.describe(number))
     return TokenTrace(
         stage=stage,
         step=step,
@@ -130,8 +131,8 @@ def trace_token(artifacts: Mapping[str, Artifact], stage: str, step: int, row: i
         shard_token=place,
         token=token,
         predicts=predicts,
-        document=parsed(shard.describe(number)),
-        offset=place - begin,
+        document=document,
+        offset=document["start"] + place - begin,
         before=decode(shard.read(left, place - left).tolist()),
         text=decode([token]),
         after=decode(shard.read(place + 1, right - place - 1).tolist()),
@@ -151,12 +152,12 @@ def trace_document(artifacts: Mapping[str, Artifact], identifier: str) -> Docume
         for source, entry in sorted(tokens.index["sources"].items()):
             for split in entry["splits"]:
                 shard = tokens.shard(source, split)
-                if (number := shard.find(identifier)) is None:
+                if not (numbers := shard.pieces(identifier)):
                     continue
-                begin, length = int(shard.offsets[number]), int(shard.lengths[number])
+                begin, length = int(shard.offsets[numbers[0]]), int(shard.lengths[numbers[0]])
                 text = decoder(artifacts)(shard.read(begin, min(length, 2 * CONTEXT)).tolist())
-                facts = parsed(shard.describe(number))
-                found = _sightings(artifacts, name, source, begin, begin + length) if split == SPLIT else []
+                facts = parsed(shard.describe(numbers[0]))
+                found = _sightings(artifacts, name, source, shard, numbers) if split == SPLIT else []
                 return DocumentTrace(identifier, source, split, facts, text, found)
     for path in sorted(need(artifacts, "corpus").path.glob("rejects/*/*.parquet")):
         for row in pq.read_table(path, filters=[("id", "==", identifier)]).to_pylist():
@@ -166,18 +167,25 @@ def trace_document(artifacts: Mapping[str, Artifact], identifier: str) -> Docume
 
 
 def _sightings(
-    artifacts: Mapping[str, Artifact], tokens: str, source: str, start: int, stop: int
+    artifacts: Mapping[str, Artifact], tokens: str, source: str, shard: TokenShard, numbers: list[int]
 ) -> list[Sighting]:
+    """Every row that reads a piece of a document, in the order of training."""
+    pieces = []
+    for number in numbers:
+        begin = int(shard.offsets[number])
+        pieces.append((begin, begin + int(shard.lengths[number]), parsed(shard.describe(number))["start"]))
     found = []
-    for stage in planned_stages(artifacts):
+    for order, stage in enumerate(planned_stages(artifacts)):
         plan = load_plan(artifacts, stage)
         if source not in plan.sources or plan.sources[source].fingerprint != artifacts[tokens].fingerprint:
             continue
-        for sample in plan.samples_reading(source, start, stop):
-            at = plan.locate(sample)
-            phase = plan.phases[at.phase]
-            step, row = divmod(sample - phase.first_sample, phase.batch_samples)
-            first = max(at.start_token, start) - start
-            last = min(at.start_token + at.sequence_length, stop - 1) - start
-            found.append(Sighting(stage, phase.first_step + step, row, at.epoch, first, last))
-    return found
+        for start, stop, offset in pieces:
+            for sample in plan.samples_reading(source, start, stop):
+                at = plan.locate(sample)
+                phase = plan.phases[at.phase]
+                step, row = divmod(sample - phase.first_sample, phase.batch_samples)
+                first = max(at.start_token, start) - start + offset
+                last = min(at.start_token + at.sequence_length, stop - 1) - start + offset
+                seen = Sighting(stage, phase.first_step + step, row, at.epoch, first, last)
+                found.append((order, sample, first, seen))
+    return [seen for *_, seen in sorted(found, key=lambda item: item[:3])]

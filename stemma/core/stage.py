@@ -157,6 +157,11 @@ def lock(path: Path, timeout: float, progress: Progress) -> Iterator[None]:
         yield
 
 
+def lock_path(folder: Path) -> Path:
+    """The lock of an artifact's folder: held while a process makes it."""
+    return folder.parent / ".locks" / f"{folder.name}.lock"
+
+
 def execute(
     stage: Stage,
     store: Store,
@@ -182,7 +187,7 @@ def execute(
     stage.resolve(store.cache, execution, progress)
     fingerprint = stage.fingerprint
     folder = store.folder(stage.name, fingerprint)
-    with lock(store.artifacts / ".locks" / f"{folder.name}.lock", execution.lock_timeout, progress):
+    with lock(lock_path(folder), execution.lock_timeout, progress):
         if (folder / MANIFEST).exists():
             artifact = store.open(stage.name, fingerprint, verify=True)
             shutil.rmtree(folder / SCRATCH, ignore_errors=True)  # a crash between sealing and cleaning up
