@@ -7,6 +7,7 @@ rank writes depends on its number alone, so every executor gives the same bytes.
 
 import contextlib
 import errno
+import io
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
@@ -15,6 +16,7 @@ from pathlib import Path
 import dill
 from datatrove.executor.local import LocalPipelineExecutor
 from datatrove.pipeline.base import PipelineStep
+from fsspec.spec import AbstractBufferedFile
 
 from stemma.core.errors import StemmaError
 
@@ -65,9 +67,11 @@ def being_written(error: BaseException) -> str:
     traceback = error.__traceback__
     found = ""
     while traceback is not None:
-        for name in ("path", "filename", "where", "output_filename", "file_handler"):
-            value = traceback.tb_frame.f_locals.get(name)
-            value = getattr(value, "name", None) or getattr(value, "path", None) or value
+        for name, value in traceback.tb_frame.f_locals.items():
+            if isinstance(value, (io.IOBase, AbstractBufferedFile)) or name == "file_handler":
+                value = getattr(value, "name", None) or getattr(value, "path", None)
+            elif name not in ("path", "temporary"):
+                continue
             if isinstance(value, (str, Path)) and os.path.isabs(value):
                 found = str(value)
         traceback = traceback.tb_next

@@ -7,9 +7,11 @@ plain Ray task: Ray begins it again when its worker dies, and what cannot be men
 
 import logging
 import os
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import ray
 from ray.exceptions import OutOfMemoryError, RayError, RayTaskError
@@ -70,21 +72,22 @@ def ray_tasks(config: RayExecutor, workers: int, logs: Path) -> Iterator[RayTask
     """
     logs.mkdir(parents=True, exist_ok=True)
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # a cluster started here tells nobody
-    # Workers on other machines must find this code; the drivers' search path is what Ray hands on.
-    environment = {"env_vars": {"OMP_NUM_THREADS": "1", "PYTHONPATH": search_path()}}
-    common = {"runtime_env": environment, "log_to_driver": False, "logging_level": logging.ERROR}
+    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     try:
         if config.address:
-            ray.init(address=config.address, **common)
+            knock(config.address)
+            # workers on other machines must find this code
+            environment = {"env_vars": {"OMP_NUM_THREADS": "1", "PYTHONPATH": search_path()}}
+            ray.init(address=config.address, runtime_env=environment, **quiet)
         else:
             ray.init(
                 num_cpus=workers,
                 object_store_memory=config.object_store_memory,
                 include_dashboard=False,
                 _node_ip_address="127.0.0.1",
-                **common,
+                **quiet,
             )
-    except (ConnectionError, RayError, RuntimeError, ValueError) as error:
+    except (OSError, RayError, RuntimeError, ValueError) as error:
         where = config.address or "this machine"
         raise StemmaError(
             f"no Ray cluster on {where}: {error}. Start one (`ray start --head`) or leave `address` empty."
@@ -93,6 +96,13 @@ def ray_tasks(config: RayExecutor, workers: int, logs: Path) -> Iterator[RayTask
         yield RayTasks(config, logs)
     finally:
         ray.shutdown()
+
+
+def knock(address: str) -> None:
+    """Raise OSError if nobody listens at host:port: Ray would ask for minutes and exit."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if port.isdigit():
+        socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
 
 
 def search_path() -> str:
