@@ -17,11 +17,23 @@ class PhaseConfig(Config):
     )
     weights: dict[str, float] = Field(
         min_length=1,
-        description="share of the tokens by source or domain, in any unit; a domain's share is divided over "
-        "its sources by size, without those that have a weight of their own",
+        description="share of the tokens by source, tier (`fineweb.t2`) or domain, in any unit; a domain's "
+        "share is divided over its sources, a source's over its tiers, by tokens, without those that have a "
+        "weight of their own",
+    )
+    upsample: dict[str, float] = Field(
+        {},
+        description="factor on a quality tier's tokens where a source's or a domain's share is divided: by "
+        "tier of every source (`t2`) or of one (`fineweb.t2`); 0 leaves it out",
     )
     max_epochs: dict[str, int] = Field(
-        {}, description="exceptions from the stage's `max_epochs`, by source or domain"
+        {},
+        description="exceptions from the stage's `max_epochs`, by source, tier or domain; a source's cap "
+        "counts over all its tiers",
+    )
+    document_mask: bool = Field(
+        False,
+        description="attention stays inside a document; false: it sees what stands before it in the row",
     )
 
     @model_validator(mode="after")
@@ -31,6 +43,8 @@ class PhaseConfig(Config):
             raise ValueError(f"weights must be finite and not negative: {', '.join(negative)}")
         if not any(self.weights.values()):
             raise ValueError("every weight is zero; give at least one source or domain a share")
+        if wrong := sorted(name for name, factor in self.upsample.items() if not 0 <= factor < float("inf")):
+            raise ValueError(f"upsample factors must be finite and not negative: {', '.join(wrong)}")
         if low := sorted(name for name, epochs in self.max_epochs.items() if epochs < 1):
             raise ValueError(f"max_epochs must be at least 1: {', '.join(low)}")
         return self
@@ -55,7 +69,7 @@ class CurriculumConfig(Config):
 
     phases: tuple[PhaseConfig, ...] = Field(min_length=1, description="phases in the order they are trained")
     max_epochs: int = Field(
-        4, ge=1, description="how often a source may be read, counted from the first stage on"
+        4, ge=1, description="how often a source or tier may be read, counted from the first stage on"
     )
     block: int = Field(
         64,

@@ -6,20 +6,19 @@ where the sources stand, and refuses what they do not have. The result, a ``plan
 needs.
 """
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from fractions import Fraction
 
 from data_pipeline.config import CurriculumConfig, PhaseConfig, PlanConfig
+from data_pipeline.curriculum.caps import Caps, PlanError
 from data_pipeline.curriculum.cursor import Cursor, Reader
 from data_pipeline.curriculum.layout import apportion
 from data_pipeline.curriculum.plan import Phase, Plan, PlannedSource
 from data_pipeline.permutation import derive_key
-from stemma.core.errors import StemmaError
 
-
-class PlanError(StemmaError):
-    """A curriculum cannot be carried out with the tokens there are."""
+__all__ = ["PlanError", "build_plan", "edit_plan", "leave_out", "source_weights"]
 
 
 def build_plan(
@@ -101,22 +100,26 @@ def _extend(plan: Plan, phases: Iterable[PhaseConfig], config: PlanConfig) -> Pl
         shares = source_weights(wanted, plan.sources)
         counts = dict(zip(shares, apportion(samples, list(shares.values()))))
         counts = {name: count for name, count in counts.items() if count}
-        begun, waste, short = {}, {}, []
-        for name, count in counts.items():
-            source = plan.sources[name]
-            begun[name] = standing.get(name) or Cursor(0, source.universe.fresh())
-            reader = Reader(source.universe, begun[name], wanted.sequence_length, config.curriculum.window)
-            if problem := _shortage(wanted, config.curriculum, source, reader, count):
-                short.append(problem)
-                continue
-            standing[name], given_up = reader.advance(count)
-            if given_up:
-                waste[name] = given_up
-        if short:
+        begun = {
+            name: standing.get(name) or Cursor(0, plan.sources[name].universe.fresh()) for name in counts
+        }
+        readers = {
+            name: Reader(
+                plan.sources[name].universe, begun[name], wanted.sequence_length, config.curriculum.window
+            )
+            for name in counts
+        }
+        caps = Caps(wanted, config.curriculum, plan.sources)
+        if short := caps.exceeded(readers, counts) or caps.exceeded_by_tiers(readers, counts, standing):
             raise PlanError(
-                f"phase {wanted.name!r} asks for more than there is:\n" + "\n".join(short) + "\n"
+                f"phase {wanted.name!r} asks for more than source x cap:\n" + "\n".join(short) + "\n"
                 "Lower their weights or the phase's tokens, raise their max_epochs, or give them more text."
             )
+        waste = {}
+        for name, count in counts.items():
+            standing[name], given_up = readers[name].advance(count)
+            if given_up:
+                waste[name] = given_up
         made.append(
             Phase(
                 name=wanted.name,
@@ -133,6 +136,8 @@ def _extend(plan: Plan, phases: Iterable[PhaseConfig], config: PlanConfig) -> Pl
                 window=config.curriculum.window,
                 key=derive_key(config.curriculum.seed, "layout", len(made)),
                 weights=dict(wanted.weights),
+                upsample=dict(wanted.upsample),
+                document_mask=wanted.document_mask,
             )
         )
         first_sample += samples
@@ -141,45 +146,72 @@ def _extend(plan: Plan, phases: Iterable[PhaseConfig], config: PlanConfig) -> Pl
 
 
 def source_weights(phase: PhaseConfig, sources: Mapping[str, PlannedSource]) -> dict[str, Fraction]:
-    """The share of every source with one, in the order of their names; shares add up to what the weights add
-    up to.
+    """The share of every source (or tier) with one, in the order of their names; shares add up to what the
+    weights add up to.
 
-    A decimal weight is taken at its word (0.1 is a tenth). A domain's weight is divided over its sources in
-    proportion to their tokens, without those that have a weight of their own.
+    A decimal weight is taken at its word (0.1 is a tenth). A domain's weight is divided over its sources, and
+    a source's over its tiers, in proportion to their tokens times what their tier is upsampled by, without
+    those that have a weight of their own.
 
     Raises:
-        PlanError: a name is neither a source nor a domain, or a domain has no tokens left.
+        PlanError: a name is not of a source, a tier or a domain, or one has no tokens left.
     """
-    domains = sorted({source.domain for source in sources.values()})
+    tiers = {name: source for name, source in sources.items() if source.tier is not None}
+    levels = {f"t{source.tier}" for source in tiers.values()}
+    known = {
+        "domains": {source.domain for source in sources.values()},
+        "sources": (sources.keys() - tiers.keys()) | {source.parent for source in tiers.values()},
+        "tiers": set(tiers),
+    }
+    _check_names(phase, "weights", phase.weights, known)
+    _check_names(phase, "max_epochs", phase.max_epochs, {**known, "tiers": tiers.keys() | levels})
+    _check_names(phase, "upsample", phase.upsample, {"tiers": tiers.keys() | levels})
     shares: dict[str, Fraction] = {}
-    for name in (*phase.weights, *phase.max_epochs):
-        if name not in sources and name not in domains:
-            raise PlanError(
-                f"phase {phase.name!r}: {name!r} is neither a source nor a domain of the tokens.\n"
-                f"  domains: {', '.join(domains)}\n  sources: {', '.join(sorted(sources))}"
-            )
     for name, weight in phase.weights.items():
         exact = Fraction(str(weight))
         if name in sources:
             shares[name] = shares.get(name, Fraction(0)) + exact
             continue
-        members = [
-            key for key, source in sources.items() if source.domain == name and key not in phase.weights
-        ]
-        total = sum(sources[key].universe.positions for key in members)
+        sizes = {
+            key: source.universe.positions * _factor(phase, key, source)
+            for key, source in sources.items()
+            if name in (source.parent, source.domain)
+            and key not in phase.weights
+            and (name == source.parent or source.parent not in phase.weights)
+        }
+        total = sum(sizes.values(), Fraction(0))
         if not total and weight:
+            kind = "source" if name in known["sources"] else "domain"
             raise PlanError(
-                f"phase {phase.name!r}: domain {name!r} has no tokens left to give its weight {weight} to; "
-                "leave it out or give weights to its sources alone"
+                f"phase {phase.name!r}: {kind} {name!r} has no tokens left to give its weight {weight} to; "
+                "leave it out, or give weights to its parts alone"
             )
-        for key in members:
-            part = exact * Fraction(sources[key].universe.positions, total) if total else Fraction(0)
+        for key, size in sizes.items():
+            part = exact * size / total if total else Fraction(0)
             shares[key] = shares.get(key, Fraction(0)) + part
     if not any(shares.values()):
         raise PlanError(
             f"phase {phase.name!r}: every weight is zero; give at least one source or domain a share"
         )
     return {name: shares[name] for name in sorted(shares)}
+
+
+def _factor(phase: PhaseConfig, name: str, source: PlannedSource) -> Fraction:
+    """What a source's tokens are multiplied by where shares are divided."""
+    return Fraction(str(phase.upsample.get(name, phase.upsample.get(f"t{source.tier}", 1))))
+
+
+def _check_names(
+    phase: PhaseConfig, field: str, given: Iterable[str], known: Mapping[str, Iterable[str]]
+) -> None:
+    """Refuse names that nothing bears, and list those there are."""
+    names = {name for some in known.values() for name in some}
+    if unknown := [name for name in given if name not in names]:
+        kinds = [f"  {kind}: {', '.join(sorted(some)) or '(none)'}" for kind, some in known.items()]
+        raise PlanError(
+            f"phase {phase.name!r}: {field} names {', '.join(map(repr, unknown))}, which the tokens do not "
+            "have. They have\n" + "\n".join(kinds)
+        )
 
 
 def leave_out(
@@ -200,20 +232,26 @@ def leave_out(
     Raises:
         PlanError: nothing is left of a phase.
     """
-    present = {source.domain for source in sources.values()}
-    absent = (skipped.keys() | set(skipped.values())) - sources.keys() - present
+    there = {source.domain for source in sources.values()} | {source.parent for source in sources.values()}
+    absent = (skipped.keys() | set(skipped.values())) - sources.keys() - there
     left_out: dict[str, None] = {}
 
+    def is_absent(name: str) -> bool:
+        return name in absent or re.sub(r"\.t\d+$", "", name) in absent  # a tier of a source that is
+
     def reachable(phase: PhaseConfig) -> PhaseConfig:
-        gone = [name for name in (*phase.weights, *phase.max_epochs) if name in absent]
-        weights = {name: weight for name, weight in phase.weights.items() if name not in absent}
-        if gone and not any(weights.values()):
+        named = {field: getattr(phase, field) for field in ("weights", "max_epochs", "upsample")}
+        gone = [name for entries in named.values() for name in entries if is_absent(name)]
+        present = {
+            field: {name: value for name, value in entries.items() if not is_absent(name)}
+            for field, entries in named.items()
+        }
+        if gone and not any(present["weights"].values()):
             raise PlanError(
                 f"phase {phase.name!r}: every source it reads was out of reach: {', '.join(gone)}"
             )
-        epochs = {name: cap for name, cap in phase.max_epochs.items() if name not in absent}
         left_out.update(dict.fromkeys(gone))
-        return phase.model_copy(update={"weights": weights, "max_epochs": epochs})
+        return phase.model_copy(update=present)
 
     edits = [
         edit.model_copy(update={"phases": tuple(map(reachable, edit.phases))}) for edit in curriculum.edits
@@ -236,20 +274,3 @@ def _check_length(phase: PhaseConfig, plan: Plan) -> None:
             f"phase {phase.name!r}: {phase.tokens:,} tokens in sequences of {length} do not make whole steps "
             f"of {plan.batch_tokens:,} tokens; give it at least one step, and a length that divides it"
         )
-
-
-def _shortage(
-    phase: PhaseConfig, curriculum: CurriculumConfig, source: PlannedSource, reader: Reader, asked: int
-) -> str:
-    """What a phase asks of a source beyond its cap of epochs; empty if there is enough."""
-    name = source.universe.name
-    cap = phase.max_epochs.get(name, phase.max_epochs.get(source.domain, curriculum.max_epochs))
-    available = reader.available(cap)
-    if asked > available:
-        length = phase.sequence_length
-        return (
-            f"  {name}: asked {asked} samples of {length} ({asked * length:,} tokens), available {available} "
-            f"({available * length:,} tokens) up to its cap of {cap} epochs; it has "
-            f"{source.universe.tokens:,} tokens and is in epoch {reader.cursor.epoch + 1}"
-        )
-    return ""

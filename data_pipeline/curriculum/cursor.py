@@ -66,6 +66,11 @@ class Universe:
         """Positions of the super-chunk at a rank; the rank after the last one is the tail's."""
         return self.tail if rank == self.chunks else self.chunk
 
+    def consumed(self, cursor: "Cursor") -> int:
+        """Positions that are read or given up when the source stands at a cursor, over all epochs."""
+        unread = sum(lot.count * (self.end(lot.first) - lot.offset) for lot in cursor.lots)
+        return (cursor.epoch + 1) * self.positions - unread
+
     def chunk_at(self, epoch: int, rank: int) -> int:
         """The super-chunk that stands at ``rank`` in an epoch's order. The tail is always last."""
         return rank if rank == self.chunks else permutation(self.chunks, self.seed, self.name, epoch)(rank)

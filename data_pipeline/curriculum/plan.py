@@ -39,12 +39,16 @@ class PlannedSource:
         domain: the part of the mix it counts for.
         role: which input of a stage holds its shard: ``tokens`` or ``agent_tokens``.
         fingerprint: of that tokens artifact.
+        parent: the source that it is a quality tier of; empty if it is a whole source.
+        tier: which one, from 0 for the lowest.
     """
 
     universe: Universe
     domain: str
     role: str
     fingerprint: str
+    parent: str = ""
+    tier: int | None = None
 
 
 @dataclass(frozen=True)
@@ -54,7 +58,7 @@ class Location:
     Attributes:
         source: the source it comes from.
         domain: the source's domain.
-        epoch: how often the source has been read before, from the first stage on.
+        epoch: how often the source has been read before, from the first stage on: 0 in its 1st reading.
         start_token: first token in the source's ``train`` shard; the sample reads ``start .. start +
             length``, the last one as a label only.
         sequence_length: predicted tokens.
@@ -98,6 +102,8 @@ class Phase:
         window: super-chunks read side by side.
         key: seeds the layout.
         weights: what was asked for.
+        upsample: what tiers' parts were multiplied by.
+        document_mask: attention stays inside documents.
     """
 
     name: str
@@ -114,6 +120,8 @@ class Phase:
     window: int
     key: int
     weights: dict[str, float]
+    upsample: dict[str, float] = field(default_factory=dict)
+    document_mask: bool = False
 
     @property
     def tokens(self) -> int:
@@ -335,6 +343,8 @@ class Plan:
                     "tokens": source.universe.tokens,
                     "chunk": source.universe.chunk,
                     "seed": source.universe.seed,
+                    "parent": source.parent,
+                    "tier": source.tier,
                 }
                 for name, source in self.sources.items()
             },
@@ -348,6 +358,13 @@ class Plan:
             "cursors_in": {name: cursor.to_json() for name, cursor in self.cursors_in.items()},
             "cursors_out": {name: cursor.to_json() for name, cursor in self.cursors().items()},
         }
+
+
+def reading(epoch: int) -> str:
+    """What people call an epoch, which records count from 0: ``1st reading``."""
+    number = epoch + 1
+    last = 0 if number // 10 % 10 == 1 else number % 10
+    return f"{number}{ {1: 'st', 2: 'nd', 3: 'rd'}.get(last, 'th') } reading"
 
 
 def plan_from_json(value: Any, path: Path) -> Plan:
@@ -367,6 +384,8 @@ def plan_from_json(value: Any, path: Path) -> Plan:
                 entry["domain"],
                 entry["role"],
                 entry["fingerprint"],
+                entry.get("parent", ""),
+                entry.get("tier"),
             )
             for name, entry in value["sources"].items()
         }

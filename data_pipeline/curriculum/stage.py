@@ -65,7 +65,11 @@ class PlanStage(Stage):
                 before = previous.sources.get(name) if previous else None
                 seed = before.universe.seed if before else self.config.curriculum.seed
                 universe = Universe(name, entry["splits"][SPLIT]["tokens"], index["sequence_chunk"], seed)
-                found[name] = PlannedSource(universe, entry["domain"], role, artifact.fingerprint)
+                tier = entry.get("tier")
+                parent = "" if tier is None else entry["parent"]
+                found[name] = PlannedSource(
+                    universe, entry["domain"], role, artifact.fingerprint, parent, tier
+                )
                 if before and (before.fingerprint, before.universe) != (artifact.fingerprint, universe):
                     raise PlanError(
                         f"source {name!r} is not what {self.inputs['previous']} read: "

@@ -16,7 +16,7 @@ from pydantic import ValidationError
 from data_pipeline.config import CurriculumConfig, PhaseConfig, PlanConfig, PlanEdit
 from data_pipeline.curriculum.build import PlanError, build_plan, edit_plan, leave_out, source_weights
 from data_pipeline.curriculum.cursor import Reader, Universe
-from data_pipeline.curriculum.plan import Plan, PlannedSource, plan_from_json
+from data_pipeline.curriculum.plan import Plan, PlannedSource, plan_from_json, reading
 from data_pipeline.curriculum.stage import PlanStage
 from stemma.core.artifact import Artifact, Store
 from stemma.core.config import Config
@@ -167,7 +167,7 @@ def _reads(plan: Plan, sample: int, source: str, token: int) -> bool:
 def test_edits_of_the_config_are_applied_in_order_and_may_change_the_cap() -> None:
     second = {"at_step": 9, "phases": [phase("late", 128 * 40, weights={"maths": 1})], "max_epochs": 9}
     wanted = config(phase(), max_epochs=1).edited(PlanEdit(at_step=5, phases=(phase("mid", 1_280),)))
-    with pytest.raises(PlanError, match=r"'late' asks .*\n  maths: asked 320 .* cap of 1 epochs"):
+    with pytest.raises(PlanError, match=r"'late' asks .*\n  maths: asked 320 .* x 1 epochs"):
         build_plan(wanted.edited(PlanEdit(**{**second, "max_epochs": None})), sources())
     plan = build_plan(wanted.edited(PlanEdit(**second)), sources())
     assert [(made.name, made.steps, made.ended_early) for made in plan.phases] == [
@@ -194,7 +194,7 @@ def test_edits_of_the_config_are_applied_in_order_and_may_change_the_cap() -> No
         (9, {}, "'main' is there already; give the new one another name"),
         (9, {"name": "new", "length": 48}, "48 does not divide the super-chunk"),
         (9, {"name": "new", "tokens": 100}, "100 tokens in sequences of 16 do not make whole steps of 128"),
-        (9, {"name": "new", "weights": {"wkii": 1}}, "'wkii' is neither a source nor a domain"),
+        (9, {"name": "new", "weights": {"wkii": 1}}, "weights names 'wkii', which the tokens do not have"),
     ],
 )
 def test_an_edit_that_cannot_be_carried_out_is_refused(
@@ -288,7 +288,7 @@ def test_too_little_text_is_refused_with_what_to_change() -> None:
     text = str(refusal.value)
     assert "'main'" in text
     assert "maths: asked 400 samples of 16 (6,400 tokens), available 86 (1,376 tokens)" in text
-    assert "cap of 2 epochs; it has 700 tokens" in text
+    assert "source x cap is 700 tokens x 2 epochs, and it is in its 1st reading" in text
     assert "python: asked 240 samples" in text
     assert "wiki" not in text
     assert "raise their max_epochs" in text
@@ -308,7 +308,7 @@ def test_the_cap_counts_epochs_of_earlier_stages() -> None:
 @pytest.mark.parametrize("field", ["weights", "max_epochs"])
 def test_unknown_names_are_refused_with_the_known_ones(field: str) -> None:
     wanted = phase(**{"weights": {"web": 1}, field: {"web": 1, "wkii": 1}})
-    with pytest.raises(PlanError, match="'wkii' is neither") as refusal:
+    with pytest.raises(PlanError, match=f"'main': {field} names 'wkii', which") as refusal:
         build_plan(config(wanted), sources())
     assert "domains: code, stem, web" in str(refusal.value)
     assert "sources: maths, news, python, wiki" in str(refusal.value)
@@ -324,7 +324,7 @@ def test_only_what_was_out_of_reach_is_left_out() -> None:
     assert curriculum.phases[0].max_epochs == {}
     build_plan(PlanConfig(curriculum=curriculum, global_batch_size=8), offline)
     assert leave_out(wanted, {}, offline) == (wanted, [])  # not recorded as skipped: build_plan refuses it
-    with pytest.raises(PlanError, match="'web' is neither"):
+    with pytest.raises(PlanError, match="weights names 'web', which the tokens do not have"):
         build_plan(PlanConfig(curriculum=wanted, global_batch_size=8), offline)
     assert leave_out(wanted, {"wiki": "web"}, sources({"news": 9_001}))[1] == []  # the domain has other text
     with pytest.raises(PlanError, match="out of reach: web"):
@@ -475,3 +475,138 @@ def test_a_token_range_leads_to_exactly_the_samples_that_read_it(legs: Legs, dat
         if at.source == name and at.start_token < stop and at.start_token + at.sequence_length >= start
     ]
     assert plan.samples_reading(name, start, stop) == expected
+
+
+TIERED = {"wiki.t0": 4_001, "wiki.t1": 2_001, "wiki.t2": 1_001, "news": 3_001, "maths": 701}
+
+
+def tiered(sizes: dict[str, int] = TIERED) -> dict[str, PlannedSource]:
+    found = {}
+    for name, size in sizes.items():
+        parent, dot, tier = name.partition(".t")
+        domain = DOMAINS.get(parent, "web")
+        universe = Universe(name, size, 64, 7)
+        found[name] = PlannedSource(
+            universe, domain, "tokens", "f" * 64, parent if dot else "", int(tier) if dot else None
+        )
+    return found
+
+
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [
+        ({"weights": {"wiki": 7}}, {"wiki.t0": 4, "wiki.t1": 2, "wiki.t2": 1}),
+        ({"weights": {"web": 10}}, {"wiki.t0": 4, "wiki.t1": 2, "wiki.t2": 1, "news": 3}),
+        ({"weights": {"wiki": 8}, "upsample": {"t2": 2}}, {"wiki.t0": 4, "wiki.t1": 2, "wiki.t2": 2}),
+        ({"weights": {"wiki": 3}, "upsample": {"t0": 0}}, {"wiki.t0": 0, "wiki.t1": 2, "wiki.t2": 1}),
+        (
+            {"weights": {"wiki": 9}, "upsample": {"t2": 9, "wiki.t2": 3}},
+            {"wiki.t0": 4, "wiki.t1": 2, "wiki.t2": 3},
+        ),
+        (
+            {"weights": {"web": 16}, "upsample": {"t2": 3, "t1": 2.5, "t0": 1.25}},
+            {"wiki.t0": 5, "wiki.t1": 5, "wiki.t2": 3, "news": 3},
+        ),
+        ({"weights": {"wiki.t2": 1, "wiki": 6}}, {"wiki.t0": 4, "wiki.t1": 2, "wiki.t2": 1}),
+        ({"weights": {"wiki.t2": 5, "web": 9}}, {"wiki.t0": 4, "wiki.t1": 2, "wiki.t2": 5, "news": 3}),
+        ({"weights": {"wiki": 14, "web": 1}}, {"wiki.t0": 8, "wiki.t1": 4, "wiki.t2": 2, "news": 1}),
+    ],
+)
+def test_shares_are_divided_over_tiers_by_tokens_and_factors(
+    fields: dict[str, Any], expected: dict[str, int]
+) -> None:
+    assert source_weights(phase(**fields), tiered()) == expected
+
+
+NAMED = [["wiki"], ["web"], ["web", "wiki.t1"], ["wiki", "wiki.t1", "stem"], ["web", "news"], ["wiki", "web"]]
+
+
+@settings(max_examples=60)
+@given(
+    weights=st.sampled_from(NAMED).flatmap(
+        lambda names: st.fixed_dictionaries({name: st.floats(0.01, 5) for name in names})
+    ),
+    upsample=st.dictionaries(
+        st.sampled_from(["t0", "t1", "t2", "wiki.t2"]), st.sampled_from([0.0, 0.5, 1.0, 3.0])
+    ).filter(lambda factors: factors.get("t0", 1)),  # something is left of every source
+)
+def test_counts_over_tiers_are_exact(weights: dict[str, float], upsample: dict[str, float]) -> None:
+    wanted = phase(weights=weights, upsample=upsample)
+    plan = build_plan(config(wanted), tiered())
+    shares = source_weights(wanted, tiered())
+    assert sum(shares.values()) == sum(Fraction(str(weight)) for weight in weights.values())
+    for name, share in shares.items():
+        exact = plan.total_samples * share / sum(shares.values())
+        assert abs(plan.phases[0].counts.get(name, 0) - exact) < 1
+        if not share:
+            assert name not in plan.phases[0].counts
+    assert sum(plan.phases[0].counts.values()) == plan.total_samples
+    found = places(plan)
+    assert len(set(found)) == len(found)
+    assert plan_from_json(json.loads(json.dumps(plan.to_json())), Path("plan.json")) == plan
+
+
+def test_a_source_s_cap_counts_over_its_tiers_and_a_tier_may_have_its_own() -> None:
+    favoured = phase(tokens=7_680, weights={"wiki": 1}, upsample={"t2": 20, "t0": 0, "t1": 0.5})
+    with pytest.raises(PlanError, match="asks for more than source x cap") as refusal:
+        build_plan(config(favoured, max_epochs=2), tiered())
+    assert "wiki.t2: asked 457 samples of 16 (7,312 tokens), available 124" in str(refusal.value)
+    assert "source x cap is 1,001 tokens x 2 epochs, and it is in its 1st reading" in str(refusal.value)
+    allowed = favoured.model_copy(update={"max_epochs": {"wiki.t2": 8}})
+    plan = build_plan(config(allowed, max_epochs=2), tiered())
+    assert (
+        build_plan(config(favoured.model_copy(update={"max_epochs": {"t2": 8}}), max_epochs=2), tiered())
+        == plan
+    )
+    once = allowed.model_copy(update={"max_epochs": {"wiki.t2": 8, "wiki": 1}})
+    with pytest.raises(PlanError) as refusal:
+        build_plan(config(once, max_epochs=2), tiered())
+    line = (
+        "  wiki, its tiers together: asked 7,680 tokens, available 7,000 tokens: source x cap is 7,000 tokens"
+    )
+    assert f"{line} x 1 epochs, of which 0 are read" in str(refusal.value)
+    more = phase("more", 6_400, weights={"wiki": 1}, upsample={"t2": 0})
+    with pytest.raises(PlanError) as refusal:  # 2 x 7,000, of which the phase before has read some
+        build_plan(config(allowed, more, max_epochs=2), tiered())
+    read = sum(plan.sources[name].universe.consumed(at) for name, at in plan.cursors().items())
+    assert f"available {14_000 - read:,} tokens" in str(refusal.value)
+    assert f"of which {read:,} are read" in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    ("fields", "sizes", "message"),
+    [
+        ({"upsample": {"t7": 2}}, TIERED, "upsample names 't7', which the tokens do not have"),
+        ({"upsample": {"t1": 2}}, SIZES, r"upsample names 't1', .*\n  tiers: \(none\)"),
+        ({"weights": {"wiki.t9": 1}}, TIERED, "weights names 'wiki.t9'"),
+        ({"weights": {"t1": 1}}, TIERED, "weights names 't1'"),
+        (
+            {"weights": {"wiki": 1}, "upsample": {"t0": 0, "t1": 0, "t2": 0}},
+            TIERED,
+            "source 'wiki' has no tokens left to give its weight 1.0 to",
+        ),
+    ],
+)
+def test_tiers_that_are_not_there_are_refused(
+    fields: dict[str, Any], sizes: dict[str, int], message: str
+) -> None:
+    with pytest.raises(PlanError, match=message):
+        build_plan(config(phase(**fields)), tiered(sizes))
+
+
+def test_tiers_of_what_was_out_of_reach_are_left_out() -> None:
+    wanted = config(
+        phase(weights={"blog.t1": 1, "maths": 1}, max_epochs={"blog.t0": 1}, upsample={"blog.t1": 2})
+    ).curriculum
+    curriculum, left_out = leave_out(wanted, {"blog": "web"}, tiered())
+    assert left_out == ["blog.t1", "blog.t0"]
+    assert build_plan(PlanConfig(curriculum=curriculum, global_batch_size=8), tiered()).phases[
+        0
+    ].counts.keys() == {"maths"}
+
+
+def test_epochs_count_from_nought_and_readings_from_one() -> None:
+    assert [reading(epoch) for epoch in (0, 1, 2, 3, 10, 11, 12, 20, 21, 110)] == [
+        f"{ordinal} reading"
+        for ordinal in ("1st", "2nd", "3rd", "4th", "11th", "12th", "13th", "21st", "22nd", "111th")
+    ]
