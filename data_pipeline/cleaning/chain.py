@@ -11,6 +11,9 @@ from datatrove.pipeline.writers.disk_base import DiskWriter
 
 from data_pipeline.cleaning import filters
 from data_pipeline.cleaning.filters import RejectWriter, SplitOnce, Tally
+from data_pipeline.cleaning.licence import LicenceIsPermitted
+from data_pipeline.cleaning.normalise import NormaliseText
+from data_pipeline.cleaning.pii import ReplacePII
 
 # name -> (options, language, writer of rejects) -> step
 BUILDERS: dict[str, Callable[[Any, str, DiskWriter], PipelineStep]] = {
@@ -21,6 +24,9 @@ BUILDERS: dict[str, Callable[[Any, str, DiskWriter], PipelineStep]] = {
     "fineweb": filters.fineweb,
     "source_code": filters.line_rules,
     "technical": filters.line_rules,
+    "normalise": lambda options, language, rejects: NormaliseText(options),
+    "pii": lambda options, language, rejects: ReplacePII(options),
+    "licence": lambda options, language, rejects: LicenceIsPermitted(options, rejects),
 }
 SPLITS_WORDS = {"gopher_repetition", "gopher_quality", "c4", "fineweb"}
 

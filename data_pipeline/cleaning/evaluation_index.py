@@ -88,8 +88,8 @@ class EvaluationIndex:
     Attributes:
         n, min_n, template_items: of the config it was built with.
         sources: what became of each evaluation set.
-        hashes: ascending, one per n-gram and place; uint64 [grams]. Of all its words, or of its first ``min_n``
-            if it is a whole item of fewer than n.
+        hashes: ascending, one per n-gram and place; uint64 [grams]. Of all its words, or of its first
+            ``min_n`` if it is a whole item of fewer than n.
         gram_items, gram_words, gram_lengths: the n-gram's item, first word in it, and n; [grams].
         gram_is_own: whether it is in few enough items of its source to be a sign by itself; bool [grams].
         grams_of: number of different n-grams an item is looked for by; uint32 [items].
@@ -223,18 +223,9 @@ class EvaluationIndex:
         write_atomic(path, save(arrays, {"index": json.dumps(about, ensure_ascii=False)}))
 
 
-ARRAYS = tuple(
-    [
-        "hashes",
-        "gram_items",
-        "gram_words",
-        "gram_lengths",
-        "gram_is_own",
-        "grams_of",
-        "bits",
-        "text",
-        "text_ends",
-    ]
+ARRAYS = (
+    *("hashes", "gram_items", "gram_words", "gram_lengths", "gram_is_own"),
+    *("grams_of", "bits", "text", "text_ends"),
 )
 DTYPES = {"U64": "<u8", "I64": "<i8", "U32": "<u4", "U8": "u1", "BOOL": "?"}  # safetensors' names
 

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field
 
+from data_pipeline.config.rewriting import PII, Licence, Normalise
 from stemma.core.config import Config
 
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -124,7 +125,16 @@ def named(value: Any) -> Any:
 
 
 FilterStep = Annotated[
-    Language | GopherRepetition | GopherQuality | C4 | FineWeb | SourceCode | Technical,
+    Language
+    | GopherRepetition
+    | GopherQuality
+    | C4
+    | FineWeb
+    | SourceCode
+    | Technical
+    | Normalise
+    | PII
+    | Licence,
     Field(discriminator="name"),
     BeforeValidator(named),
 ]

@@ -1,0 +1,128 @@
+"""Licences: what a document is under, and whether that is permitted.
+
+A file of code often says it itself: by an SPDX header, or by the first words of a well-known licence. Only
+these phrases are known here, not the licences' texts. Where it says nothing, its reader may have found a
+licence next to it, and else its source's holds.
+"""
+
+import re
+from collections.abc import Iterable
+
+from datatrove.data import Document
+from datatrove.pipeline.filters.base_filter import BaseFilter
+from datatrove.pipeline.writers.disk_base import DiskWriter
+from packaging.licenses import InvalidLicenseExpression, canonicalize_license_expression
+
+from data_pipeline.cleaning.licence_phrases import FAMILIES, HINTS
+from data_pipeline.config.rewriting import Licence
+
+HEAD = 8_000  # characters in which a file says what it is under
+WORD = re.compile(r"[a-z0-9]+")
+SPDX = re.compile(r"SPDX-License-Identifier:[ \t]*([A-Za-z0-9.+() -]*[A-Za-z0-9.+)])", re.IGNORECASE)
+
+
+class BadExpression(ValueError):
+    """Not an SPDX licence expression."""
+
+
+def canonical(expression: str) -> str:
+    """An SPDX expression in its canonical spelling.
+
+    Raises:
+        BadExpression: not an expression, or with an identifier that SPDX does not list.
+    """
+    try:
+        return str(canonicalize_license_expression(expression))
+    except InvalidLicenseExpression as error:
+        raise BadExpression(str(error)) from error
+
+
+def is_permitted(expression: str, allow: Iterable[str]) -> bool:
+    """Whether an SPDX expression can be satisfied with permitted licences alone (SPDX 2.3, annex D).
+
+    ``WITH`` binds closest, then ``AND``, then ``OR``. An exception only adds permissions, so ``A WITH E`` is
+    permitted where A is, and where ``A WITH E`` itself is listed. ``A+`` is A or a later version.
+
+    Raises:
+        BadExpression: as ``canonical``.
+    """
+    allowed = {name.lower() for name in allow}
+    tokens = canonical(expression).replace("(", " ( ").replace(")", " ) ").split()
+
+    def either() -> bool:
+        found = both()
+        while tokens and tokens[0] == "OR":
+            tokens.pop(0)
+            found = both() or found  # both() must run: it takes its tokens
+        return found
+
+    def both() -> bool:
+        found = one()
+        while tokens and tokens[0] == "AND":
+            tokens.pop(0)
+            found = one() and found
+        return found
+
+    def one() -> bool:
+        name = tokens.pop(0)
+        if name == "(":
+            found = either()
+            tokens.pop(0)
+            return found
+        permitted = name.lower() in allowed or name.removesuffix("+").lower() in allowed
+        if tokens and tokens[0] == "WITH":
+            tokens.pop(0)
+            permitted |= f"{name} WITH {tokens.pop(0)}".lower() in allowed
+        return permitted
+
+    return either()
+
+
+def stated(text: str) -> str:
+    """What a file says it is under: SPDX headers if there are any, else the licences it quotes; or "".
+
+    Several are joined by ``AND``: they hold for its parts.
+    """
+    head = text[:HEAD]
+    tags = list(dict.fromkeys(match[1].strip() for match in SPDX.finditer(head) if match[1].strip()))
+    if tags:
+        return tags[0] if len(tags) == 1 else " AND ".join(f"({tag})" for tag in tags)
+    head = head.lower()
+    if not any(hint in head for hint in HINTS):
+        return ""
+    words = f" {' '.join(WORD.findall(head))} "
+    fits = (
+        next((name for name, *phrases in family if all(f" {phrase} " in words for phrase in phrases)), None)
+        for family in FAMILIES
+    )
+    return " AND ".join(dict.fromkeys(name for name in fits if name))
+
+
+class LicenceIsPermitted(BaseFilter):
+    """Keeps documents under a permitted licence; writes what a file states of itself over its source's."""
+
+    name = "⚖ Licence"
+
+    def __init__(self, options: Licence, exclusion_writer: DiskWriter | None = None) -> None:
+        super().__init__(exclusion_writer)
+        self.options = options
+
+    def filter(self, doc: Document) -> bool | tuple[bool, str]:
+        about = doc.metadata
+        expression, whence = stated(doc.text), "header"
+        if not expression:
+            expression, whence = about.get("licence_found") or "", "reader"
+        if not expression:
+            expression, whence = about.get("licence") or "", "source"
+        try:
+            permitted = is_permitted(expression, self.options.allow)
+        except BadExpression:
+            about["value"] = f"unknown: {expression or 'none'} ({whence})"
+            return True if self.options.unknown == "keep" else (False, "licence")
+        if not permitted:
+            about["value"] = f"{canonical(expression)} ({whence})"
+            return False, "licence"
+        if whence != "source":
+            about["licence"] = canonical(expression)
+            about.setdefault("found", {})["licence"] = whence
+        return True
