@@ -60,6 +60,13 @@ def nodes() -> list[Node]:
             "read, filter and deduplicate text",
         ),
         Node(
+            "quality",
+            "data_pipeline.quality.stage:QualityStage",
+            lambda p: p.quality,
+            {"corpus": "corpus"},
+            "train the quality model and score documents",
+        ),
+        Node(
             "trajectories",
             "midtrain.trajectories:TrajectoriesStage",
             lambda p: p.trajectories,
@@ -77,7 +84,7 @@ def nodes() -> list[Node]:
             "tokens",
             "data_pipeline.tokens.stage:TokensStage",
             lambda p: p.tokens,
-            {"corpus": "corpus", "tokenizer": "tokenizer"},
+            {"corpus": "corpus", "tokenizer": "tokenizer", "quality": "quality"},
             "tokenize the corpus",
         ),
         Node(

@@ -13,6 +13,7 @@ import yaml
 from pydantic import Field, ValidationError, model_validator
 
 from data_pipeline.config import CorpusConfig, CurriculumConfig, PlanConfig, TokensConfig
+from data_pipeline.config.quality import QualityConfig
 from evaluation.config import EvaluationConfig
 from midtrain.config import MidtrainConfig, TrajectoriesConfig
 from posttrain.config import ExportConfig, RLConfig, RLStageConfig, SFTConfig, SFTStageConfig
@@ -56,6 +57,7 @@ class Profile(Config):
     name: str = Field(pattern=r"^[a-z][a-z0-9_]*$", description="the run's name and folder")
     description: str = Field("", description="one line for people")
     data: CorpusConfig
+    quality: QualityConfig = QualityConfig()
     tokenizer: TokenizerConfig
     tokens: TokensConfig
     trajectories: TrajectoriesConfig

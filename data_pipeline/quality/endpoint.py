@@ -1,9 +1,9 @@
 """Ask a language model behind an OpenAI-compatible URL to label a document.
 
-The answer is held to a JSON schema (``response_format``: llama.cpp's server, vLLM and the hosted services take
-it) and checked again here, because not every server keeps to it. What can pass with time (a busy or failing
-server, a broken connection) is tried again after a growing pause; a bad answer is asked for again with another
-seed; what cannot pass (a wrong key, an unknown model) stops at once.
+The answer is held to a JSON schema (``response_format``: llama.cpp's server, vLLM and the hosted services
+take it) and checked again here, because not every server keeps to it. What can pass with time (a busy or
+failing server, a broken connection) is tried again after a growing pause; a bad answer is asked for again
+with another seed; what cannot pass (a wrong key, an unknown model) stops at once.
 """
 
 import json
@@ -26,7 +26,7 @@ _PASSING = frozenset({408, 409, 425, 429, 500, 502, 503, 504})
 
 
 class EndpointError(StemmaError):
-    """The endpoint cannot be used now. Labels it has given are kept, and the next run continues after them."""
+    """The endpoint cannot be used now. Labels it has given are kept; the next run continues after them."""
 
     exit_code = 5
 
@@ -204,14 +204,16 @@ class Endpoint:
         A reply with status 200 that is no JSON object counts as an answer without content: a proxy's garbage.
         """
         url = f"{self.config.base_url.rstrip('/')}/chat/completions"
-        problem = ""
+        problem, asked = "", ""
         for attempt in range(self.config.connection_attempts):
             if attempt:
-                self.sleep(self._pause(attempt, problem))
+                # doubling, or as long as the server asked for
+                pause = float(asked) if asked.isdecimal() else self.config.backoff * 2 ** (attempt - 1)
+                self.sleep(min(LONGEST_PAUSE, pause))
             try:
                 response = self.client.post(url, json=request)
             except httpx.TransportError as error:
-                problem = f"{type(error).__name__}: {error}"
+                problem, asked = f"{type(error).__name__}: {error}", ""
                 continue
             if response.status_code == 200:
                 try:
@@ -220,19 +222,13 @@ class Endpoint:
                     return {}
                 return reply if isinstance(reply, dict) else {}
             problem = f"status {response.status_code}: {response.text[:300]}"
+            asked = response.headers.get("retry-after", "")
             if response.status_code not in _PASSING:
                 raise EndpointError(f"{url} refused the request of model {self.config.model!r}: {problem}")
-            problem += f"\nretry-after {response.headers.get('retry-after', '')}"
         raise EndpointError(
             f"{url} did not answer in {self.config.connection_attempts} tries; the last: {problem}. "
             "Labels it has given are kept: run again to continue"
         )
-
-    def _pause(self, attempt: int, problem: str) -> float:
-        """Seconds before try ``attempt``: doubling, or as long as the server asked for."""
-        asked = problem.rpartition("retry-after ")[2] if "retry-after " in problem else ""
-        wait = float(asked) if asked.isdecimal() else self.config.backoff * 2 ** (attempt - 1)
-        return min(LONGEST_PAUSE, wait)
 
 
 def _content(reply: dict[str, Any]) -> str:

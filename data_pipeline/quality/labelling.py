@@ -1,8 +1,8 @@
 """Label many documents at an endpoint: concurrent, resumable, counted.
 
-Answers are appended to a JSON-lines file, each as one write of one line that is forced to disk, under a key of
-document, taxonomy, prompt and model. A run that dies loses only what was under way; what is there is not paid
-for again, failures included, whatever run or corpus asks for the document next.
+Answers are appended to a JSON-lines file, each as one write of one line that is forced to disk, under a key
+of document, taxonomy, prompt and model. A run that dies loses only what was under way; what is there is not
+paid for again, failures included, whatever run or corpus asks for the document next.
 """
 
 import hashlib
@@ -82,7 +82,7 @@ def _cut_torn_line(path: Path) -> None:
 
 
 def answer_key(document_id: str, taxonomy: Taxonomy, config: EndpointConfig) -> str:
-    """What an answer depends on: document (its id is a hash of its text), taxonomy, prompt, model, sampling."""
+    """What an answer depends on: document (its id hashes its text), taxonomy, prompt, model, sampling."""
     asked = identity(config)
     del asked["documents"], asked["max_failed"]
     parts = [document_id, taxonomy.canonical, PROMPT, asked]
@@ -146,8 +146,8 @@ def label_documents(
         example = next(answer.failed for answer in answers if answer.failed)
         raise StageFailed(
             f"{bill.failed} of {len(sample)} documents got no valid label from {config.model!r}; "
-            f"quality.endpoint.max_failed is {config.max_failed:.0%}. The first: {example}. Take a model that "
-            "keeps to JSON schemas, or raise attempts or max_failed"
+            f"quality.endpoint.max_failed is {config.max_failed:.0%}. The first: {example}. Take a model "
+            "that keeps to JSON schemas, or raise attempts or max_failed"
         )
     labels = [
         Label(

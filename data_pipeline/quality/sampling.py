@@ -86,7 +86,7 @@ def draw(corpus: Path, count: int, seed: int, skip: frozenset[str] = frozenset()
         for stratum, share in _shares({key: len(heap) for key, heap in strata.items()}, count).items()
         for _, identifier in sorted(strata[stratum], reverse=True)[:share]
     }
-    return sorted(_fetch(corpus, chosen), key=lambda drawn: drawn.document.id)
+    return fetch(corpus, chosen)
 
 
 def _order(identifier: str, seed: int) -> int:
@@ -104,14 +104,17 @@ def _shares(sizes: dict[tuple[str, str, int], int], count: int) -> dict[tuple[st
     return shares
 
 
-def _fetch(corpus: Path, chosen: set[str]) -> Iterator[Drawn]:
-    wanted = pa.array(sorted(chosen), pa.string())
+def fetch(corpus: Path, ids: set[str]) -> list[Drawn]:
+    """Documents of a corpus with their texts, ordered by id."""
+    wanted = pa.array(sorted(ids), pa.string())
+    found: list[Drawn] = []
     columns = ["id", "source", "origin", "cluster", "text"]
     for path in document_files(corpus):
         for batch in batches(path, columns):
-            found = batch.filter(pc.is_in(batch["id"], wanted))
-            for *facts, text in zip(*(found[name].to_pylist() for name in columns)):
-                yield Drawn(Document(*facts), text)
+            rows = batch.filter(pc.is_in(batch["id"], wanted))
+            for *facts, text in zip(*(rows[name].to_pylist() for name in columns)):
+                found.append(Drawn(Document(*facts), text))
+    return sorted(found, key=lambda drawn: drawn.document.id)
 
 
 def excerpt(text: str, limit: int) -> str:

@@ -115,7 +115,7 @@ class Scorer:
         above = 1 / (1 + np.exp(-(outputs[:, domains + subs :, None] - thresholds)))
         scores = np.nansum(above, axis=2, dtype=np.float32)
         columns = {name: scores[:, index] for index, name in enumerate(self.taxonomy.criteria)}
-        quality = np.asarray(self.taxonomy.quality(columns), np.float32)
+        quality = np.asarray(self.taxonomy.quality(columns), np.float32).clip(0, 1)  # of rounding
         return Predictions(
             quality, domain, among.argmax(1), probability[np.arange(len(domain)), domain], scores
         )
