@@ -7,7 +7,7 @@ import pyarrow.parquet as pq
 from data_pipeline.config.dedup import DedupConfig
 from data_pipeline.dedup.index import copy_tables, open_index
 from data_pipeline.dedup.parts import Parts
-from data_pipeline.dedup.steps import EXACT, NEAR, PARTITION, Hash, Match, Merge, Pass, Sort
+from data_pipeline.dedup.steps import EXACT, NEAR, Hash, Match, Merge, Pass, Sort
 from data_pipeline.executor.ranks import Executor
 
 
@@ -64,8 +64,8 @@ def compare(pool: Executor, name: str, job: Pass, tables: list[Path], sizes: lis
     starts = tuple(sum(counts[:number]) for number in range(len(counts) + 1))
     folders = (*tables, *(job.part(rank) for rank in range(len(files))))
     parts = Parts(folders, starts, len(tables))
-    partitions = max(1, -(-(starts[-1] - parts.new) // PARTITION))
     pool.run(f"dedup_hash{name}", [Hash(job)], len(files))
-    pool.run(f"dedup_match{name}", [Match(job, parts, partitions)], len(job.bands) * partitions)
+    match = Match(job, parts)
+    pool.run(f"dedup_match{name}", [match], match.tasks)
     table = index / f"{len(tables):05d}"
-    pool.run(f"dedup_merge{name}", [Merge(job, parts, partitions, table)], 1)
+    pool.run(f"dedup_merge{name}", [Merge(job, parts, match.partitions, table)], 1)

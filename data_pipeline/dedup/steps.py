@@ -136,18 +136,29 @@ class Hash(Step):
 
 
 class Match(Step):
-    """Compares the documents whose keys in one band are in one range."""
+    """Compares the documents whose keys in one band are in one range; a rank does several such pieces.
+
+    Attributes:
+        partitions: ranges of keys per band, so that one has about ``PARTITION`` documents at most.
+        tasks: ranks, so that one has about as many in all its pieces.
+    """
 
     name = "match"
 
-    def __init__(self, job: Pass, parts: Parts, partitions: int) -> None:
+    def __init__(self, job: Pass, parts: Parts) -> None:
         super().__init__()
         self.job = job
         self.parts = parts
-        self.partitions = partitions
+        new = parts.starts[-1] - parts.new
+        self.partitions = max(1, -(-new // PARTITION))
+        pieces = len(job.bands) * self.partitions
+        self.tasks = min(pieces, max(1, -(-new * len(job.bands) // PARTITION)))
 
     def work(self, rank: int) -> None:
-        band, partition = self.job.bands[rank // self.partitions], rank % self.partitions
+        for piece in range(rank, len(self.job.bands) * self.partitions, self.tasks):
+            self.compare(self.job.bands[piece // self.partitions], piece % self.partitions)
+
+    def compare(self, band: str, partition: int) -> None:
         low = MOST_KEYS * partition // self.partitions
         high = MOST_KEYS * (partition + 1) // self.partitions
         gathered = [self.entries(part, band, low, high) for part in range(len(self.parts.folders))]
