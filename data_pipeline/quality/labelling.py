@@ -24,6 +24,8 @@ from stemma.core.config import identity
 from stemma.core.errors import StageFailed
 from stemma.core.files import read_jsonl
 
+ANSWERS = Path("labels") / "answers.jsonl"  # in a store's cache
+
 
 @dataclass
 class Bill:

@@ -15,7 +15,7 @@ from data_pipeline.quality.apply import Job, Report, score_corpus, write_scores
 from data_pipeline.quality.card import evaluate
 from data_pipeline.quality.endpoint import Endpoint
 from data_pipeline.quality.features import concatenate, featurize
-from data_pipeline.quality.labelling import AnswerLog, Bill, label_documents
+from data_pipeline.quality.labelling import ANSWERS, AnswerLog, Bill, label_documents
 from data_pipeline.quality.labels import (
     Consensus,
     Label,
@@ -114,7 +114,7 @@ class QualityStage(Stage):
             labels, bill = label_documents(
                 sample,
                 endpoint,
-                AnswerLog(work.cache / "labels" / "answers.jsonl"),
+                AnswerLog(work.cache / ANSWERS),
                 lambda step, total: work.progress.step(step, total, "documents", "label"),
             )
         finally:
