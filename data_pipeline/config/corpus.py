@@ -3,8 +3,8 @@
 from pydantic import Field, model_validator
 
 from data_pipeline.config.cleaning import Chain
-from data_pipeline.config.dedup import DedupConfig
 from data_pipeline.config.decontamination import DecontaminationConfig
+from data_pipeline.config.dedup import DedupConfig
 from data_pipeline.config.executor import AnyExecutor, LocalExecutor
 from data_pipeline.config.sources import Source, SourceId
 from stemma.core.config import Config, execution_field
@@ -32,6 +32,11 @@ class CorpusConfig(Config):
         description="longer documents are cut at line ends into parts of at most this many bytes",
     )
 
+    extends: str = execution_field(
+        "",
+        description="an earlier corpus to go on from, by the name of its run or its path: it is taken over as "
+        "it is, and only sources it does not have are read; its fingerprint is part of the result's",
+    )
     executor: AnyExecutor = execution_field(LocalExecutor(), description="where the work is done")
 
     @model_validator(mode="after")

@@ -8,6 +8,7 @@ from urllib.parse import unquote, urlsplit
 
 from data_pipeline.config import PackageSource, SourceBase
 from data_pipeline.sources.find import Found, look
+from data_pipeline.sources.hub import url_of
 from data_pipeline.sources.packages import OutOfReach
 from stemma.core.errors import StemmaError
 
@@ -81,12 +82,13 @@ def file_keys(source: SourceBase, found: Found) -> Iterator[tuple[str, str]]:
         if isinstance(source, PackageSource) or archive:
             yield file, f"{archive}!{file}"
             continue
-        parts = urlsplit(file)
-        path = Path(unquote(parts.path) if parts.scheme == "file" else file)
+        url = url_of(file)
+        parts = urlsplit(url)
+        path = Path(unquote(parts.path) if parts.scheme == "file" else url)
         if parts.scheme in ("", "file"):
             path = Path(found.location) / path
             if path.exists():  # follows links; hard links are the same inode
                 status = os.stat(path)
                 yield file, f"inode {status.st_dev}:{status.st_ino}"
                 continue
-        yield file, f"{found.location} {file}"
+        yield file, f"{found.location} {url}"

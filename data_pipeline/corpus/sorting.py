@@ -28,7 +28,6 @@ RUN_BYTES = 16_000_000  # of files that one rank sorts, at most; they are compre
 LEAST_RUN_BYTES = 1_000_000
 ABOUT_RUNS = 16
 GROUP_BYTES = 1_000_000  # of text per row group of a run
-FAN_IN = 64  # runs that are merged at a time
 
 Key = tuple[str, str]  # rule ("" for documents), id
 FIRST: Key = ("", "")
@@ -87,18 +86,15 @@ class WriteRuns(PipelineStep):
         schema: pa.Schema,
         folder: Path,
         also: Callable[[int, str, pa.Table], None] | None = None,
-        leaders: dict[str, str] | None = None,
     ) -> None:
         super().__init__()
         self.groups = groups
         self.schema = schema
         self.folder = folder
         self.also = also
-        self.leaders = leaders or {}
 
     def run(self, data: DocumentsPipeline, rank: int = 0, world_size: int = 1) -> DocumentsPipeline:
         table = pa.concat_tables([pq.read_table(path, schema=self.schema) for path in self.groups[rank]])
-        table = name_clusters(table, self.leaders)
         sizes: dict[str, dict[str, int]] = {}
         for source in sorted(set(table["source"].to_pylist())):
             rows = ordered(table.filter(pc.equal(table["source"], source)))
@@ -223,18 +219,3 @@ def inside(table: pa.Table, wanted: Range) -> pa.Array:
     rules = table["rule"].to_pylist() if "rule" in table.schema.names else [""] * table.num_rows
     keys = list(zip(rules, table["id"].to_pylist()))
     return pa.array([wanted.start <= key and (wanted.stop is None or key < wanted.stop) for key in keys])
-
-
-def name_clusters(table: pa.Table, leaders: dict[str, str]) -> pa.Table:
-    """Replace datatrove's running numbers of clusters by the id of the document that was kept."""
-    names = pa.array([leaders.get(number, "") for number in table["cluster"].to_pylist()], pa.string())
-    table = table.set_column(table.schema.get_field_index("cluster"), "cluster", names)
-    if "rule" not in table.schema.names:
-        return table
-    values = [
-        leader if rule == "near_duplicate" else value
-        for leader, rule, value in zip(
-            names.to_pylist(), table["rule"].to_pylist(), table["value"].to_pylist()
-        )
-    ]
-    return table.set_column(table.schema.get_field_index("value"), "value", pa.array(values, pa.string()))

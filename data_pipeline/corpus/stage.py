@@ -25,6 +25,15 @@ from data_pipeline.cleaning.decontaminate import CONTAMINATED, Decontaminate, re
 from data_pipeline.cleaning.filters import DRAFTS, REJECTS, RejectWriter, Tally, tallied, to_draft, writer
 from data_pipeline.config import CorpusConfig
 from data_pipeline.config.sources import SourceBase, used_for
+from data_pipeline.corpus.base import (
+    IDENTITY,
+    base_sources,
+    check_base,
+    inherited_counts,
+    open_base,
+    source_identity,
+    take_over,
+)
 from data_pipeline.corpus.funnel import MB, amount, by_domain, frequent, funnel_entry, rules_in, totals
 from data_pipeline.corpus.resolve import look_at_all, shared_files
 from data_pipeline.corpus.sorting import WriteRuns, groups_of, plan_ranges
@@ -41,15 +50,18 @@ from data_pipeline.corpus.writing import (
 from data_pipeline.dedup.deduplicate import dedup_steps, deduplicate
 from data_pipeline.executor.ranks import Executor, storage
 from data_pipeline.executor.start import start_executor
-from data_pipeline.sources.find import SourceReader, describe, document_id, read, units
+from data_pipeline.sources.find import describe
+from data_pipeline.sources.read import SourceReader, document_id, texts, units
+from stemma.core.artifact import Artifact, Store, verify_artifact
 from stemma.core.errors import StemmaError
-from stemma.core.files import write_json
+from stemma.core.files import read_json, write_json
 from stemma.core.progress import Progress
 from stemma.core.stage import Execution, Stage, Workspace
 
 SHARD_BYTES = 1_000_000  # of text per rank of the filters, at least
 MAX_SHARD_BYTES = 64_000_000  # and at most: what a rank may have to hold
 MAX_SHARDS = 1_000  # about so many, between these two
+CONTAMINATION = "contamination.parquet"
 
 
 class EmptyCorpus(StemmaError):
@@ -75,10 +87,20 @@ class CorpusStage(Stage):
             return  # this object has looked; a run must not change its mind halfway
         sources = self.config.sources
         self.found, self.skipped = look_at_all(sources, cache, execution.offline)
-        self.train = {name: self.found[name] for name in used_for(sources, "train") if name in self.found}
+        digests = {name: found.digest for name, found in self.found.items()}
+        self.base: Artifact | None = None
+        inherited: set[str] = set()
+        if self.config.extends:
+            self.base = open_base(self.config.extends, Store(cache.parent), self.kind, self.recipe)
+            check_base(self.base, self.config, digests)
+            inherited = set(base_sources(self.base))
+        train = [name for name in used_for(sources, "train") if name not in inherited]
+        self.train = {name: self.found[name] for name in train if name in self.found}
         for name, reason in self.skipped.items():
             without = "" if sources[name].use == "train" else "; no document is compared with it"
             progress.say(f"source {name} is left out: {reason}{without}")
+        if not self.train and self.base:
+            raise EmptyCorpus(f"extends: {self.base.path} has every source in reach; there is nothing to add")
         if not self.train:
             raise EmptyCorpus(
                 f"no source can be read: {self.skipped}. Give it a registry, or a local source."
@@ -86,16 +108,23 @@ class CorpusStage(Stage):
         for pair in shared_files(sources, self.found):
             progress.say(f"sources {pair}; what both have is kept once")
         self.resolved = {
-            "sources": {name: found.digest for name, found in self.found.items()},
+            "sources": digests,
             "skipped": sorted(self.skipped),
             # whose word splitting and rules decide what is kept
             "software": {name: importlib.metadata.version(name) for name in ("datatrove", "spacy")},
+            **({"extends": self.base.fingerprint} if self.base else {}),
         }
 
     def run(self, work: Workspace) -> dict[str, Any]:
         if self.skipped:
             work.progress.say(f"going on without {len(self.skipped)} of {len(self.config.sources)} sources")
         with storage(work.path, "corpus"):
+            if self.base:
+                work.progress.say(
+                    f"going on from {self.base}: {len(base_sources(self.base))} sources as they are"
+                )
+                verify_artifact(self.base)
+                take_over(self.base, work.path)
             logs = work.scratch / "logs"
             with start_executor(self.config.executor, work.execution.workers, logs) as executor:
                 self._index_evaluation_sets(work)
@@ -113,12 +142,9 @@ class CorpusStage(Stage):
             return
         work.progress.say(f"indexing {len(names)} evaluation sets: {', '.join(names)}")
         triples = (
-            (name, origin, item.text)
+            (name, origin, text)
             for name in names
-            for origin, item in read(
-                self.config.sources[name], self.found[name].location, tuple(self.found[name].files)
-            )
-            if not item.rule
+            for origin, text in texts(self.config.sources[name], self.found[name])
         )
         report = write_index(triples, self.config.decontamination, self.index)
         write_json(work.path / "decontamination.json", report)
@@ -135,7 +161,6 @@ class CorpusStage(Stage):
         reader = SourceReader(
             work_units,
             sources,
-            {name: found.location for name, found in self.train.items()},
             self.config.max_document_bytes,
             min(MAX_SHARD_BYTES, max(SHARD_BYTES, total // MAX_SHARDS)),
             RejectWriter(scratch / "rejects" / "read"),
@@ -195,6 +220,7 @@ class CorpusStage(Stage):
             scratch / "rejects",
             tallies,
             work.path / "dedup",
+            self.base.path / "dedup" if self.base else None,
         )
         last = dedup_steps(self.config.dedup)[-1]
         work.progress.say(f"without duplicates {amount(tallied(tallies, last))}")
@@ -203,25 +229,12 @@ class CorpusStage(Stage):
         """Sort documents and rejects per source and write them, with their counts."""
         at = Folders(work.scratch)
         kept, rejected = at.runs / "kept", at.runs / "rejects"
-        import pyarrow.dataset as ds
-
-        interim = ds.dataset(str(at.kept), schema=DRAFTS, format="parquet").to_table(
-            columns=["id", "cluster"], filter=ds.field("cluster") != ""
-        )
-        leaders = dict(zip(interim["cluster"].to_pylist(), interim["id"].to_pylist()))
         groups = groups_of(at.kept.glob("*.parquet"))
-        run_phase(
-            executor,
-            work,
-            "sort documents",
-            [WriteRuns(groups, DRAFTS, kept, NoteHashes(at.hashes), leaders)],
-            len(groups),
-        )
+        runs = WriteRuns(groups, DRAFTS, kept, NoteHashes(at.hashes))
+        run_phase(executor, work, "sort documents", [runs], len(groups))
         groups = groups_of(at.rejects.rglob("*.parquet"))
-        note = NoteSurvivors(at.survivors)
-        run_phase(
-            executor, work, "sort rejects", [WriteRuns(groups, REJECTS, rejected, note, leaders)], len(groups)
-        )
+        runs = WriteRuns(groups, REJECTS, rejected, NoteSurvivors(at.survivors))
+        run_phase(executor, work, "sort rejects", [runs], len(groups))
         fraction = self.config.valid_fraction
         bounds = {
             name: hold_out_below(sorted((at.hashes / name).glob("*.npy")), fraction) for name in self.train
@@ -235,36 +248,56 @@ class CorpusStage(Stage):
         run_phase(executor, work, "write rejects", [rejects], len(ranges))
 
     def _finish(self, work: Workspace) -> dict[str, Any]:
-        """The files about the whole: funnel, sources, statistics, contamination."""
+        """The files about the whole: sources, statistics, contamination, funnel."""
         scratch = work.scratch
-        counts: dict[str, Statistics] = {}
+        described = self._described()
+        funnel = read_json(self.base.file("funnel.json"))["sources"] if self.base else {}
+        counts = {name: Statistics.load(inherited_counts(self.base, name)) for name in funnel if self.base}
         for name in self.train:
             counts[name] = Statistics()
             for path in sorted((scratch / "statistics" / name).glob("*.json")):
                 counts[name].merge(Statistics.load(path))
-            counts[name].save(work.path / "statistics" / f"{name}.json")
-        described = [
-            describe(name, source, self.found.get(name), self.skipped.get(name, ""))
-            for name, source in sorted(self.config.sources.items())
-        ]
+            domain = self.config.sources[name].domain
+            funnel[name] = funnel_entry(domain, self._steps(scratch, name), name, counts[name])
+            if not counts[name].sums["documents"]:
+                rules = {rule: lost.documents for rule, lost in counts[name].rejected.items()}
+                work.progress.say(f"source {name}: no document was kept; {frequent(rules)}")
+        for name, count in counts.items():
+            count.save(work.path / "statistics" / f"{name}.json")
         write_json(work.path / "sources.json", described)
         write_json(work.path / STATISTICS, summarise(counts, described))
-        hits = [read_hits(folder) for folder in sorted((scratch / "hits").glob("*"))]
-        if hits:
-            pq.write_table(pa.concat_tables(hits), work.path / "contamination.parquet", compression="zstd")
-        sources = {
-            name: funnel_entry(
-                self.config.sources[name].domain, self._steps(scratch, name), name, counts[name]
-            )
-            for name in self.train
-        }
-        domains = by_domain(sources)
-        write_json(work.path / "funnel.json", {"sources": sources, "domains": domains})
-        for name, count in counts.items():
-            if not count.sums["documents"]:
-                rules = {rule: lost.documents for rule, lost in count.rejected.items()}
-                work.progress.say(f"source {name}: no document was kept; {frequent(rules)}")
+        self._list_contamination(work)
+        domains = by_domain(funnel)
+        write_json(work.path / "funnel.json", {"sources": funnel, "domains": domains})
         return self._summary(domains, counts)
+
+    def _described(self) -> list[dict[str, Any]]:
+        """The entries of ``sources.json``: what each source is, has, and may be used for."""
+        entries: dict[str, dict[str, Any]] = {}
+        if self.base:
+            for entry in read_json(self.base.file("sources.json")):
+                entries[entry["id"]] = {"inherited": str(self.base), **entry} if IDENTITY in entry else entry
+        for name, source in self.config.sources.items():
+            if IDENTITY in entries.get(name, {}):
+                continue
+            entries[name] = describe(name, source, self.found.get(name), self.skipped.get(name, ""))
+            if name in self.found:
+                entries[name][IDENTITY] = source_identity(self.config, name, self.found[name].digest)
+        return [entry for _, entry in sorted(entries.items())]
+
+    def _list_contamination(self, work: Workspace) -> None:
+        """``contamination.parquet``: what documents shared with evaluation sets, sorted."""
+        if self.index is None:
+            return
+        hits = [read_hits(folder) for folder in sorted((work.scratch / "hits").glob("*"))]
+        if self.base and CONTAMINATION in self.base.manifest["files"]:
+            hits.append(pq.read_table(self.base.file(CONTAMINATION)))
+        if hits:
+            table = pa.concat_tables(hits)
+            table = table.sort_by(
+                [(name, "ascending") for name in ("source", "id", "evaluation_item", "text")]
+            )
+            pq.write_table(table, work.path / CONTAMINATION, compression="zstd")
 
     def _steps(self, scratch: Path, name: str) -> list[tuple[str, Path]]:
         """The steps a source's documents passed, with the folders of their tallies."""
@@ -280,7 +313,7 @@ class CorpusStage(Stage):
     def _summary(self, domains: dict[str, Any], counts: dict[str, Statistics]) -> dict[str, Any]:
         total = totals(domains)
         return {
-            "sources": len(self.train),
+            "sources": len(counts),
             "skipped": sorted(self.skipped),
             "documents": total["kept"]["documents"],
             "valid_documents": sum(count.sums["valid"] for count in counts.values()),

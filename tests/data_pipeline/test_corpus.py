@@ -8,7 +8,6 @@ import textwrap
 import time
 
 import numpy as np
-import pyarrow.parquet as pq
 import pytest
 from datatrove.pipeline.base import PipelineStep
 from hypothesis import HealthCheck, given, settings
@@ -19,18 +18,11 @@ from data_pipeline.config import CorpusConfig
 from data_pipeline.corpus.splits import hold_out_below, hold_out_hash
 from data_pipeline.corpus.stage import CorpusStage, EmptyCorpus
 from data_pipeline.executor.local import worker_pool
-from data_pipeline.sources.find import document_id
+from data_pipeline.sources.read import document_id
 from stemma.core.artifact import Store
 from stemma.core.errors import DamagedError, StageFailed
 from stemma.core.stage import Execution, execute
-
-STEMS = "ba ce di fo gu la me ni po ru"
-WORDS = [stem + ending for stem in STEMS.split() for ending in ["sten", "mar", "lin", "dor", "vek"]]
-
-
-def texts(number: int, seed: int, lines: int = 12) -> list[str]:
-    rng = random.Random(seed)
-    return ["\n".join(" ".join(rng.choices(WORDS, k=10)) for _ in range(lines)) for _ in range(number)]
+from tests.data_pipeline.corpora import hashes, make, rows, texts
 
 
 def inputs(folder, pack) -> dict:
@@ -83,25 +75,6 @@ def inputs(folder, pack) -> dict:
     }
 
 
-def make(folder, section, workers=2, listeners=None, **execution):
-    stage = CorpusStage("corpus", CorpusConfig(**section), {})
-    return execute(stage, Store(folder / "store"), Execution(workers=workers, **execution), listeners)
-
-
-def hashes(artifact):
-    return {
-        name: entry["sha256"] for name, entry in artifact.manifest["files"].items() if name != "stage.json"
-    }
-
-
-def rows(artifact, kind, source):
-    return [
-        row
-        for path in sorted((artifact.path / kind / source).glob("*"))
-        for row in pq.read_table(path).to_pylist()
-    ]
-
-
 @pytest.fixture(scope="module")
 def made(tmp_path_factory, pack):
     folder = tmp_path_factory.mktemp("corpus")
@@ -129,7 +102,7 @@ def test_every_reject_has_its_rule_and_duplicates_name_what_was_kept(made):
     _, _, artifact, _ = made
     kept = {row["id"]: row for source in ("rows", "files") for row in rows(artifact, "documents", source)}
     rejects = {row["rule"]: row for source in ("rows", "files") for row in rows(artifact, "rejects", source)}
-    assert set(rejects) == {"empty", "not_utf8", "too_short", "exact_duplicate", "near_duplicate"}
+    assert set(rejects) == {"no_text", "not_utf8", "too_short", "exact_duplicate", "near_duplicate"}
     assert rejects["not_utf8"]["value"] == "byte 3"
     assert rejects["too_short"]["value"] == "4"
     assert kept[rejects["exact_duplicate"]["value"]]["text"] == rejects["exact_duplicate"]["text"]
@@ -148,7 +121,7 @@ def test_the_funnel_adds_up(made):
         found = rows(artifact, "documents", source)
         assert steps[-1]["documents"] == len(found)
         assert steps[-1]["bytes"] == sum(len(row["text"].encode()) for row in found)
-        unread = sum(entry["rejected"].get(rule, 0) for rule in ("empty", "not_utf8"))
+        unread = sum(entry["rejected"].get(rule, 0) for rule in ("no_text", "not_utf8"))
         assert steps[0]["documents"] - steps[-1]["documents"] == sum(entry["rejected"].values()) - unread
     assert artifact.summary["documents"] == sum(
         entry["steps"][-1]["documents"] for entry in funnel["sources"].values()
