@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from kernels.attention.reference import document_starts
 from stemma.core.ledger import Ledger
 
 if TYPE_CHECKING:
@@ -32,6 +33,8 @@ class Sample:
         loss_mask: float32 ``[seq]``, 1 where a position carries loss, else 0.
         pedigree: where it comes from, as plain JSON; written to ``incidents.jsonl`` when a step goes wrong.
         extra: further rows ``[seq]`` by name, such as ``advantages``.
+        documents: int64 ``[seq]``, the number of each position's document, where attention has to stay inside
+            documents.
     """
 
     source: str
@@ -40,12 +43,16 @@ class Sample:
     loss_mask: np.ndarray
     pedigree: dict[str, Any] = field(default_factory=dict)
     extra: dict[str, np.ndarray] = field(default_factory=dict)
+    documents: np.ndarray | None = None
 
     def digest(self) -> bytes:
         """SHA-256 over everything the model and the loss see of this row."""
         sha = hashlib.sha256()
         for row in (self.tokens.astype("<i4"), self.labels.astype("<i4"), self.loss_mask.astype("<f4")):
             sha.update(np.ascontiguousarray(row).data)
+        if self.documents is not None:
+            sha.update(b"documents")
+            sha.update(np.ascontiguousarray(self.documents.astype("<i4")).data)
         for name in sorted(self.extra):
             sha.update(name.encode())
             sha.update(np.ascontiguousarray(self.extra[name]).data)
@@ -63,6 +70,8 @@ class MicroBatch:
         position_ids: int64 ``[batch, seq]``.
         sources: the source of each row.
         extra: further tensors ``[batch, seq]`` by name.
+        cu_seqlens: int32 ``[documents + 1]``: where documents begin, and the end, with the rows laid end to
+            end; None if attention sees the whole row.
     """
 
     tokens: Tensor
@@ -71,6 +80,7 @@ class MicroBatch:
     position_ids: Tensor
     sources: list[str] = field(default_factory=list)
     extra: dict[str, Tensor] = field(default_factory=dict)
+    cu_seqlens: Tensor | None = None
 
 
 @dataclass
@@ -140,8 +150,21 @@ def batch_digest(digests: Sequence[bytes]) -> str:
     return hashlib.sha256(b"".join(digests)).hexdigest()
 
 
+def _cu_seqlens(rows: Sequence[Sample]) -> Tensor | None:
+    documents = [row.documents for row in rows if row.documents is not None]
+    if not documents:
+        return None
+    if len(documents) != len(rows):
+        raise ValueError("a micro batch has rows with documents and rows without; attention can do only one")
+    return document_starts(torch.from_numpy(np.stack(documents)))
+
+
 def micro_batches(samples: Sequence[Sample], micro_batch_size: int) -> list[MicroBatch]:
-    """Stack rows of equal length into micro batches; the last one may be smaller."""
+    """Stack rows of equal length into micro batches; the last one may be smaller.
+
+    Raises:
+        ValueError: some rows of a micro batch say where their documents are and some do not.
+    """
     batches = []
     for start in range(0, len(samples), micro_batch_size):
         rows = samples[start : start + micro_batch_size]
@@ -153,6 +176,7 @@ def micro_batches(samples: Sequence[Sample], micro_batch_size: int) -> list[Micr
                 loss_mask=torch.from_numpy(np.stack([row.loss_mask for row in rows]).astype(np.float32)),
                 position_ids=torch.arange(tokens.shape[1]).expand_as(tokens).contiguous(),
                 sources=[row.source for row in rows],
+                cu_seqlens=_cu_seqlens(rows),
                 extra={
                     name: torch.from_numpy(np.stack([row.extra[name] for row in rows]))
                     for name in rows[0].extra

@@ -233,7 +233,7 @@ class Engine:
             batches: Iterator[MicroBatch], model: nn.Module
         ) -> tuple[Tensor, Callable[..., Any]]:
             micro = self._to_device(next(batches))
-            output = model(micro.tokens, micro.position_ids, micro.extra.get("documents"))
+            output = model(micro.tokens, micro.position_ids, micro.cu_seqlens)
 
             def loss(output: Tensor) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
                 total, metrics = objective_loss(output, micro)
@@ -270,6 +270,7 @@ class Engine:
             micro.position_ids.to(**to),
             micro.sources,
             {name: value.to(**to) for name, value in micro.extra.items()},
+            None if micro.cu_seqlens is None else micro.cu_seqlens.to(**to),
         )
 
     def _sum_over_ranks(self, results: list[dict[str, Tensor]]) -> dict[str, float]:

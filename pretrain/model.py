@@ -61,8 +61,8 @@ class CausalAttention(MegatronModule):
         Args:
             query, key: ``[seq, batch, heads, d_qk]``.
             value: ``[seq, batch, heads, d_v]``.
-            attention_mask: ``[batch, seq]``, the number of each position's document (this model's meaning of
-                Megatron's argument), or None for one document.
+            attention_mask: where documents begin (``cu_seqlens`` of ``causal_attention``: this model's
+                meaning of Megatron's argument), or None for one document per row.
 
         Returns:
             ``[seq, batch, heads * d_v]``.

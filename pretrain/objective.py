@@ -26,6 +26,9 @@ from stemma.core.ledger import Ledger
 class LanguageModel:
     """Trains on every position of every sample; windows run over the ends of documents.
 
+    In phases with ``document_mask``, attention stays inside the pieces of documents that the shard's index
+    knows. Positions need not begin anew there: rotary position is relative.
+
     Args:
         engine: computes the losses.
         plan: which tokens each step reads.
@@ -109,15 +112,18 @@ class LanguageModel:
         self._use(state["rope_theta"])
 
     def _read(self, sample: int, at: Location) -> Sample:
+        shard = self.shards[at.source]
         try:
-            ids = self.shards[at.source].read(at.start_token, at.sequence_length + 1)
+            ids = shard.read(at.start_token, at.sequence_length + 1)
         except IndexError as error:
             raise StemmaError(
                 f"sample {sample} asks for {error}; the plan is not these tokens' own"
             ) from error
         pedigree = {"sample": sample, "source": at.source, "start_token": at.start_token, "epoch": at.epoch}
         mask = np.ones(at.sequence_length, dtype=np.float32)
-        return Sample(at.source, ids[:-1], ids[1:], mask, pedigree)
+        masked = self.plan.phases[at.phase].document_mask
+        documents = shard.documents(at.start_token, at.sequence_length) if masked else None
+        return Sample(at.source, ids[:-1], ids[1:], mask, pedigree, documents=documents)
 
     def _rows(self, length: int, share_of_batch: int) -> int:
         """Sequences per micro batch; it divides the rank's share, so that all micro batches are alike."""

@@ -1,7 +1,8 @@
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 
-from kernels.attention.reference import causal_attention, oracle_attention
+from kernels.attention.reference import causal_attention, document_starts, oracle_attention
 
 
 def tensors(batch=2, heads=3, seq=17, d_qk=24, d_v=16, dtype=torch.float32):
@@ -14,8 +15,9 @@ def tensors(batch=2, heads=3, seq=17, d_qk=24, d_v=16, dtype=torch.float32):
 @pytest.mark.parametrize("documents", [False, True])
 def test_it_is_the_definition_in_fp64_and_so_are_its_gradients(d_qk, d_v, documents):
     query, key, value = tensors(d_qk=d_qk, d_v=d_v)
-    marks = torch.tensor([[0] * 5 + [1] * 12, [0] * 17]) if documents else None
-    out = causal_attention(query, key, value, scale=0.1, documents=marks)
+    marks = torch.tensor([[0] * 5 + [1] * 12, [1] * 17]) if documents else None
+    starts = None if marks is None else document_starts(marks)
+    out = causal_attention(query, key, value, scale=0.1, cu_seqlens=starts)
     out.square().sum().backward()
     mine = [x.grad.clone() for x in (query, key, value)]
     expected_inputs = [x.detach().double().requires_grad_() for x in (query, key, value)]
@@ -39,10 +41,26 @@ def test_the_future_has_no_influence():
 
 def test_another_document_has_no_influence():
     query, key, value = tensors(batch=1)
-    marks = torch.tensor([[0] * 9 + [1] * 8])
-    before = causal_attention(query, key, value, documents=marks)
+    starts = torch.tensor([0, 9, 17])
+    before = causal_attention(query, key, value, cu_seqlens=starts)
     with torch.no_grad():
         key[:, :, :9] += 5.0
-    after = causal_attention(query, key, value, documents=marks)
+    after = causal_attention(query, key, value, cu_seqlens=starts)
     assert torch.equal(before[:, :, 9:], after[:, :, 9:])
     assert not torch.equal(before[:, :, :9], after[:, :, :9])
+
+
+def test_documents_begin_where_numbers_change_and_with_every_row():
+    marks = torch.tensor([[7, 7, 8, 9], [9, 9, 9, 9], [0, 1, 0, 0]])
+    assert document_starts(marks).tolist() == [0, 2, 3, 4, 8, 9, 10, 12]
+    assert document_starts(marks).dtype == torch.int32
+
+
+def test_on_cuda_documents_go_to_flash_attention_without_waiting_for_the_device():
+    """Traced with fake tensors: shapes, types and the call are checked, figures are not."""
+    with FakeTensorMode():
+        query, key = (torch.empty(2, 4, 64, 48, device="cuda", dtype=torch.bfloat16) for _ in range(2))
+        value = torch.empty(2, 4, 64, 32, device="cuda", dtype=torch.bfloat16)
+        starts = torch.empty(6, device="cuda", dtype=torch.int32)
+        out = causal_attention(query, key, value, cu_seqlens=starts)
+    assert (out.shape, out.dtype, out.device.type) == (value.shape, torch.bfloat16, "cuda")

@@ -87,7 +87,7 @@ def test_documents_packed_into_one_row_are_as_if_alone(engine):
         *(x.reshape(1, -1) for x in (tokens, labels, mask)), torch.zeros(1, 24, dtype=torch.long)
     )
     mixed = engine.evaluate([packed])
-    packed.extra["documents"] = torch.tensor([[0] * 12 + [1] * 12])
+    packed.cu_seqlens = torch.tensor([0, 12, 24])
     assert engine.evaluate([packed]) == pytest.approx(alone, rel=1e-6)  # rotary position is relative
     assert mixed != pytest.approx(alone, rel=1e-6)
 
