@@ -136,7 +136,7 @@ class CorpusStage(Stage):
 
     def _index_evaluation_sets(self, work: Workspace) -> None:
         """One file of the n-grams of every source that is not for training."""
-        names = sorted(self.found.keys() - self.train.keys())
+        names = sorted(used_for(self.config.sources, "eval", "decontaminate").keys() & self.found.keys())
         self.index = work.scratch / "evaluation.index" if names else None
         if self.index is None or (self.index.exists() and (work.path / "decontamination.json").exists()):
             return
