@@ -64,14 +64,6 @@ FAMILIES: tuple[tuple[tuple[str, ...], ...], ...] = (
 )
 # One of these is in the head of every file that holds such phrases; most hold none and need no closer look.
 HINTS = (
-    "license",
-    "redistribution",
-    "granted",
-    "without fee",
-    "warranty",
-    "proprietary",
-    "unauthorized",
-    "cc0",
-    "publicdomain",
-    "public domain",
+    *("license", "redistribution", "granted", "without fee", "warranty", "proprietary", "unauthorized"),
+    *("cc0", "publicdomain", "public domain"),
 )

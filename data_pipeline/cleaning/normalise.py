@@ -53,6 +53,7 @@ MOJIBAKE = re.compile(f"[{decoded(0xC2, 0xF4)}][{decoded(0x80, 0xBF)}]|[ÂÃÅÎ
 ESCAPES = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]|\x1b[@-_]?")
 CONTROLS = re.compile(r"[\x00-\x08\x0e-\x1f\x7f-\x9f\ufffe\uffff\ufdd0-\ufdef]")
 C1 = re.compile(r"[\x80-\x9f]")
+LINE_END = re.compile(r"\r+\n")
 BREAKS = re.compile(r"[\x0b\x0c\u2028\u2029]")
 JOINING = r"\p{Arabic}\p{Syriac}\p{Mongolian}\p{Nko}\p{Extended_Pictographic}"
 INVISIBLE = regex.compile(
@@ -63,7 +64,7 @@ INVISIBLE = regex.compile(
     regex.MULTILINE,
 )
 DIRECTION = re.compile("[\u200e\u200f\u202a-\u202e\u2066-\u2069]")
-RIGHT_TO_LEFT = regex.compile(r"[\p{Bidi_Class=R}\p{Bidi_Class=AL}]")
+RIGHT_TO_LEFT = regex.compile(r"[\p{Hebrew}\p{Arabic}\p{Syriac}\p{Thaana}\p{Nko}]")
 MARKED = regex.compile(r"\P{M}\p{M}+|[\u1100-\u11ff]+")
 LIGATURES = dict(
     zip("\ufb00\ufb01\ufb02\ufb03\ufb04\ufb05\ufb06", ["ff", "fi", "fl", "ffi", "ffl", "st", "st"])
@@ -90,15 +91,15 @@ def normalise(text: str, mode: str = "prose", blank_lines: int = 2) -> tuple[str
         The text, and how often each repair was made (those that were not are left out).
     """
     counts: Counter[str] = Counter()
-    text = everywhere(text, mode, counts)
-    if mode != "code":
-        for _ in range(ROUNDS):
-            before = text
+    for _ in range(ROUNDS):
+        before = text
+        text = everywhere(text, mode, counts)
+        if mode != "code":
             if looked_for := suspicions(text, mode):
                 text = repair_lines(text, mode, looked_for, counts)
             text = squeeze(text, blank_lines, counts)
-            if text == before:
-                break
+        if text == before:
+            break
     return text, {name: count for name, count in sorted(counts.items()) if count}
 
 
@@ -111,8 +112,7 @@ def everywhere(text: str, mode: str, counts: Counter[str]) -> str:
         counts["invisible"] += 1
         text = text[1:]
     if "\r" in text:
-        counts["line_ends"] += text.count("\r\n")
-        text = text.replace("\r\n", "\n")
+        text = count(LINE_END, "\n", text, "line_ends", counts)
         # a lone \r can be part of a string, or (in docstrings) what is left of \rightarrow
         if "\r" in text and (mode == "prose" or "\n" not in text):
             counts["line_ends"] += text.count("\r")

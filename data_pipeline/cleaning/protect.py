@@ -115,8 +115,8 @@ class Closers:
         return found.end()
 
     def _inline(self, closing: re.Pattern[str], start: int) -> int | None:
-        found = closing.search(self.text, start, self._paragraph_end(start))
-        return found.end() if found else None
+        end = self._paragraph_end(start)
+        return self._search(f"{closing.pattern} {end}", lambda text, at: closing.search(text, at, end), start)
 
     def _paragraph_end(self, start: int) -> int:
         if not self.paragraph[0] <= start <= self.paragraph[1]:

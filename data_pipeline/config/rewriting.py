@@ -24,8 +24,8 @@ class Normalise(Config):
 class PII(Config):
     """Replaces e-mail and public IP addresses by some that are reserved for documentation.
 
-    They are those of RFC 2606, 5737 and 3849. One address has one replacement throughout a document. Private and documentation addresses, version
-    numbers and `git@` URLs stay.
+    They are those of RFC 2606, 5737 and 3849. One address has one replacement throughout a document. Private
+    and documentation addresses, version numbers and `git@` URLs stay.
     """
 
     name: Literal["pii"] = "pii"
