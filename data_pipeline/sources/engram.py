@@ -1,6 +1,6 @@
 """Runs the generators of an ``engram-generator`` wheel; prints one JSON line ``[name, text]`` per generator.
 
-A script of its own, started by ``readers.generate_engram``: the wheel's code is imported from where it lies,
+A script of its own, started by ``engram_wheel.generate``: the wheel's code is imported from where it lies,
 never installed, and nothing of it enters the process that asked. Only generators that the package verifies
 independently (by a library or a textbook example) are run.
 """

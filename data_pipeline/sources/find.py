@@ -1,7 +1,12 @@
-"""Sources: where a corpus reads from, what is there, and the datatrove step that reads it.
+"""Finding sources: what each has right now, fetched if need be, and what identifies it.
 
-``look`` finds out what a source has right now (and fetches what it needs); ``units`` cuts that into pieces
-of work of about equal size, the same ones on every machine; ``SourceReader`` turns pieces into documents.
+``look`` answers before anything is read, and its digest goes into the corpus's fingerprint. What is in an
+archive is identified by the archive's pinned SHA-256, a dataset on a hub by its pinned commit. Files are
+identified by their content as long as hashing all of a source's takes about a second (``HASHED_BYTES``):
+copying, touching or checking out a small data set anew must not make another corpus of it. Beyond that, and
+behind other file systems, size and modification time (or the ETag) stand for the content, as reading all of
+it once more would cost more than it tells. Either way ``marks`` keep how every file looked, and a file that
+looks different when it is read is refused.
 """
 
 import hashlib
@@ -10,26 +15,49 @@ import os
 import platform
 import re
 import sysconfig
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import fsspec
-from datatrove.data import Document, DocumentsPipeline
-from datatrove.pipeline.base import PipelineStep
-from datatrove.pipeline.writers.disk_base import DiskWriter
+from fsspec.implementations.local import LocalFileSystem
 
-from data_pipeline.config import LocalSource, PackageSource, PythonSource, SourceBase
-from data_pipeline.sources import packages, readers
+from data_pipeline.config.sources import (
+    DebianSource,
+    HuggingFaceSource,
+    LocalSource,
+    PackageSource,
+    PythonSource,
+    SourceBase,
+)
+from data_pipeline.sources import hub, licences, packages, streams
+from data_pipeline.sources.archives import Archive
+from data_pipeline.sources.source_code import LANGUAGES
 from stemma.core.errors import StemmaError
+from stemma.core.files import sha256_file
 
-UNIT_BYTES = 2_000_000  # raw bytes per piece of work
+HASHED_BYTES = 1_000_000_000  # local sources up to this size are identified by their content
 NOT_SHIPPED = {"test", "tests", "idle_test", "site-packages", "dist-packages", "__pycache__", "lib2to3"}
+SUFFIXES: dict[str, tuple[str, ...]] = {  # what a folder is searched for, by format
+    "jsonl": (".jsonl", ".ndjson"),
+    "parquet": (".parquet",),
+    "text": (".txt", ".text"),
+    "markdown": (".md", ".markdown"),
+    "rst": (".rst", ".rest"),
+    "html": (".html", ".htm", ".xhtml"),
+    "notebook": (".ipynb",),
+    "code": tuple(LANGUAGES),
+    "python": (".py",),
+    "docstrings": (".py",),
+    "warc": (".warc",),
+    "mediawiki": (".xml",),
+    "factbook": (".json",),
+}
 
 
 class SourceError(StemmaError):
-    """A source has not what the profile says."""
+    """A source has not what the profile says, or no longer what it had."""
 
 
 @dataclass(frozen=True)
@@ -37,25 +65,27 @@ class Found:
     """What a source has.
 
     Attributes:
-        files: name -> raw bytes, in the order they are read.
-        location: the archive, folder or file system they are in.
+        files: name -> raw bytes, sorted by name.
+        location: the archive or folder they are in, or "" where names are whole URLs.
         digest: identifies their content; part of the corpus's fingerprint.
         facts: what a person should know (archive, version), for ``sources.json``.
+        marks: file, or the archive, -> how it looked (``mark``), to notice a change before it is read.
+        licences: folder -> licence of the licence file in it; filled for source code.
+        tops: folders that were asked for; a file's path in its source tree begins below one.
     """
 
     files: dict[str, int]
     location: str
     digest: str
     facts: dict[str, Any] = field(default_factory=dict)
+    marks: dict[str, str] = field(default_factory=dict)
+    licences: dict[str, str] = field(default_factory=dict)
+    tops: tuple[str, ...] = ()
 
-
-@dataclass(frozen=True)
-class Unit:
-    """A piece of work: some files of one source."""
-
-    source: str
-    number: int
-    files: tuple[str, ...]
+    def path_in_tree(self, file: str) -> str:
+        """A file's path below the folder that was asked for, where what is above says nothing about it."""
+        above = [top for top in self.tops if file.startswith(f"{top}/")]
+        return file[len(max(above, key=len)) + 1 :] if above else file
 
 
 def look(source: SourceBase, cache: Path, offline: bool) -> Found:
@@ -65,24 +95,37 @@ def look(source: SourceBase, cache: Path, offline: bool) -> Found:
         packages.OutOfReach: it cannot be had now.
         DamagedError, PackageError, SourceError: it is not what the profile says.
     """
-    if isinstance(source, PackageSource):
-        return look_into_package(source, cache, offline)
+    if isinstance(source, PackageSource | DebianSource):
+        return look_into_archive(source, cache, offline)
     if isinstance(source, PythonSource):
         return look_into_python(source)
+    if isinstance(source, HuggingFaceSource):
+        return look_into_hub(source, offline)
     assert isinstance(source, LocalSource)
     return look_into_files(source)
 
 
-def look_into_package(source: PackageSource, cache: Path, offline: bool) -> Found:
+def look_into_archive(source: PackageSource | DebianSource, cache: Path, offline: bool) -> Found:
+    registry = source.registry if isinstance(source, PackageSource) else "debian"
     path = packages.fetch(
-        source.registry, source.package, source.version, source.archive, source.sha256, cache, offline
+        registry, source.package, source.version, source.archive, source.sha256, cache, offline
     )
-    files = packages.Archive(path).members(source.members)
+    archive = Archive(path)
+    files = archive.members(source.members)
     facts = {"archive": source.archive, "sha256": source.sha256, "version": source.version}
     identity = source.sha256
     if source.format == "engram":  # what generators make depends on the interpreter, too
         identity += platform.python_version()
-    return Found(select(files, source.max_bytes), str(path), digest_of(identity), facts)
+    known: dict[str, str] = {}
+    if source.format == "code":
+        known = licences.of_folders(archive.members(("*",)), lambda names: archive_texts(archive, names))
+    files = select(files, source.max_bytes)
+    return Found(files, str(path), digest_of(identity), facts, {str(path): mark(str(path))}, known)
+
+
+def archive_texts(archive: Archive, names: list[str]) -> Iterator[tuple[str, bytes]]:
+    for name, stream in archive.stream(names):
+        yield name, stream.read(licences.READ_BYTES)
 
 
 def look_into_python(source: PythonSource) -> Found:
@@ -109,8 +152,9 @@ def look_into_python(source: PythonSource) -> Found:
         if name.endswith(".py") and not NOT_SHIPPED & set(Path(name).parts) and (root / name).is_file()
     }
     files = select({name: size for name, size in sizes.items() if size}, source.max_bytes)
-    digest = packages.hash_files((name, (root / name).read_bytes()) for name in sorted(files))
-    return Found(files, str(root), digest, facts)
+    marks = {name: mark(str(root / name)) for name in files}
+    digest = hash_files((name, root / name) for name in files)
+    return Found(files, str(root), digest, facts, marks)
 
 
 def walk(root: Path) -> Iterator[Path]:
@@ -120,32 +164,147 @@ def walk(root: Path) -> Iterator[Path]:
 
 
 def look_into_files(source: LocalSource) -> Found:
-    """Files behind URLs; size and modification time (or ETag) stand for their content.
+    """Files behind URLs.
 
     Raises:
         SourceError: a URL matches nothing.
     """
     files: dict[str, int] = {}
-    marks: list[str] = []
+    marks: dict[str, str] = {}
+    beside: dict[str, int] = {}  # licence files of a source tree
+    tops: list[str] = []
     for url in source.urls:
         system, path = fsspec.core.url_to_fs(url)
-        matches = sorted(name for name in system.glob(path) if system.isfile(name))
+        is_folder = system.isdir(path)
+        names = (
+            system.find(path) if is_folder else [name for name in system.glob(path) if system.isfile(name)]
+        )
+        suffixes = SUFFIXES[source.format]
+        matches = [name for name in names if not is_folder or suits(name, suffixes)]
         if not matches:
-            raise SourceError(f"{url} matches no file")
+            wanted = f" that ends in {', '.join(suffixes[:5])}" if is_folder else ""
+            raise SourceError(f"{url} matches no file{wanted}")
         for name in matches:
-            info = system.info(name)
-            full = system.unstrip_protocol(name)
-            files[full] = int(info.get("size") or 0)
-            changed = next(
-                (info[key] for key in ("ETag", "etag", "mtime", "LastModified", "created") if key in info), ""
-            )
-            marks.append(f"{full} {files[full]} {changed}")
-    return Found(
-        select(files, source.max_bytes), "", digest_of("\n".join(marks)), {"urls": list(source.urls)}
-    )
+            full = str(system.unstrip_protocol(name))
+            files[full], marks[full] = size_and_mark(system, name)
+        if source.format == "code":
+            top = path if is_folder else str(path).partition("*")[0].rpartition("/")[0]
+            tops.append(str(system.unstrip_protocol(top)))
+            texts = [name for name in system.find(top) if licences.is_licence(name)]
+            beside |= {str(system.unstrip_protocol(name)): 0 for name in texts}
+    files = select(files, source.max_bytes)
+    marks = {name: marks[name] for name in files}
+    known = licences.of_folders(beside, local_texts) if beside else {}
+    identified_by, digest = identify(files, marks)
+    facts = {"urls": list(source.urls), "identified_by": identified_by}
+    return Found(files, "", digest, facts, marks, known, tuple(tops))
+
+
+def local_texts(names: list[str]) -> Iterator[tuple[str, bytes]]:
+    for name in names:
+        with fsspec.open(name, "rb") as handle:
+            yield name, handle.read(licences.READ_BYTES)
+
+
+def suits(name: str, suffixes: tuple[str, ...]) -> bool:
+    for packed in streams.SUFFIXES:
+        name = name.removesuffix(packed)
+    return name.lower().endswith(suffixes)
+
+
+def look_into_hub(source: HuggingFaceSource, offline: bool) -> Found:
+    """Data files of one split of a dataset.
+
+    Raises:
+        OutOfReach: the hub does not answer.
+        SourceError: there is no such dataset, configuration, split or column.
+    """
+    try:
+        urls = hub.data_files(source, offline)
+    except hub.NoSuchDataset as error:
+        raise SourceError(str(error)) from error
+    files: dict[str, int] = {}
+    marks: dict[str, str] = {}
+    for number, url in enumerate(urls):
+        system, path = fsspec.core.url_to_fs(url)
+        size, seen = size_and_mark(system, path)
+        name = hub.file_name(number, url)
+        files[name] = size
+        if source.is_folder:  # a commit on the hub does not change
+            marks[name] = seen
+    files = select(files, source.max_bytes)
+    facts: dict[str, Any] = {"repository": source.repository, "split": source.split, "name": source.name}
+    if not source.is_folder:
+        identity = f"{source.repository} {source.revision} {source.name} {source.split}"
+        facts |= {"revision": source.revision}
+        return Found(files, "", digest_of(identity + "\n".join(files)), facts)
+    located = {hub.url_of(name): size for name, size in files.items()}
+    facts["identified_by"], digest = identify(located, {hub.url_of(name): marks[name] for name in files})
+    return Found(files, "", digest, facts, {name: marks[name] for name in files})
+
+
+def identify(files: Mapping[str, int], marks: Mapping[str, str]) -> tuple[str, str]:
+    """What identifies files, ``content`` or ``size and time``, and the digest of that."""
+    paths = [local_path(name) for name in files]
+    if sum(files.values()) <= HASHED_BYTES and all(paths):
+        return "content", hash_files((name, Path(path)) for name, path in zip(files, paths) if path)
+    return "size and time", digest_of("\n".join(f"{name} {marks[name]}" for name in files))
+
+
+def local_path(url: str) -> str | None:
+    """The path of a URL of this machine's own file system."""
+    system, path = fsspec.core.url_to_fs(url)
+    return str(path) if isinstance(system, LocalFileSystem) else None
+
+
+def mark(url: str) -> str:
+    """How a file looks without reading it: size and time of its last change, or its ETag.
+
+    Raises:
+        FileNotFoundError: it is gone.
+    """
+    system, path = fsspec.core.url_to_fs(url)
+    return size_and_mark(system, path)[1]
+
+
+def size_and_mark(system: fsspec.AbstractFileSystem, path: str) -> tuple[int, str]:
+    if isinstance(system, LocalFileSystem):
+        status = os.stat(path)
+        return status.st_size, f"{status.st_size} bytes, changed at {status.st_mtime_ns / 1e9:.9f}"
+    info = system.info(path)
+    size = int(info.get("size") or 0)
+    keys = ("ETag", "etag", "mtime", "LastModified", "last_modified", "created")
+    changed = next((info[key] for key in keys if key in info), "")
+    return size, f"{size} bytes, version {changed}"
+
+
+def check_unchanged(url: str, seen: str) -> None:
+    """Compare how a file looks with how it looked when the run began.
+
+    Raises:
+        SourceError: it has changed or is gone; names it.
+    """
+    try:
+        now = mark(url)
+    except FileNotFoundError:
+        now = "gone"
+    if now != seen:
+        raise SourceError(
+            f"{url} is not what it was when this run looked at it: {seen}; now: {now}. Nothing was sealed. "
+            "Run again when it no longer changes: what is there then will be read as a corpus of its own."
+        )
+
+
+def hash_files(files: Iterable[tuple[str, Path]]) -> str:
+    """SHA-256 over names and contents of files, in the order given."""
+    digest = hashlib.sha256()
+    for name, path in files:
+        digest.update(f"{name}\0{sha256_file(path)}\0".encode())
+    return digest.hexdigest()
 
 
 def digest_of(text: str) -> str:
+    """SHA-256 of a text, 64 hex digits."""
     return hashlib.sha256(text.encode()).hexdigest()
 
 
@@ -162,147 +321,10 @@ def select(files: dict[str, int], max_bytes: int | None) -> dict[str, int]:
     return dict(sorted(chosen.items()))
 
 
-def units(name: str, source: SourceBase, found: Found) -> list[Unit]:
-    """Cut a source's files into pieces of about ``UNIT_BYTES``; the cut depends on the files alone."""
-    if isinstance(source, PackageSource) and source.format == "engram":
-        return [Unit(name, 0, tuple(found.files))]
-    groups: list[list[str]] = []
-    size = UNIT_BYTES
-    for file, length in found.files.items():
-        if size + length > UNIT_BYTES:
-            groups.append([])
-            size = 0
-        groups[-1].append(file)
-        size += length
-    return [Unit(name, number, tuple(files)) for number, files in enumerate(groups)]
-
-
-def read(source: SourceBase, location: str, files: tuple[str, ...]) -> Iterator[tuple[str, readers.Item]]:
-    """Yield (origin, item) of some files of a source; ``origin`` is ``archive!member#row``.
-
-    Raises:
-        DamagedError: an archive or a file is not readable.
-    """
-    if isinstance(source, PackageSource) and source.format == "engram":
-        for item in readers.generate_engram(Path(location), source.items):
-            yield f"{source.archive}#{item.row}", item
-        return
-    reader = readers.READERS[source.format]  # type: ignore[attr-defined]  # every source type has a format
-    options = {"field": source.text_field} if source.format in readers.TABULAR else {}  # type: ignore[attr-defined]
-    archive = packages.Archive(Path(location)) if isinstance(source, PackageSource) else None
-    for file in files:
-        if archive is not None:
-            data, origin = archive.read(file), f"{archive.name}!{file}"
-        elif isinstance(source, PythonSource):
-            data, origin = (Path(location) / file).read_bytes(), f"{source.distribution or 'python'}!{file}"
-        else:
-            with fsspec.open(file, "rb", compression="infer") as handle:
-                data, origin = handle.read(), file
-        for item in reader(data, file, **options):
-            yield f"{origin}#{item.row}", item
-
-
-def parts(text: str, max_bytes: int) -> list[str]:
-    """Cut a long text at line ends into parts of at most ``max_bytes`` UTF-8 bytes; longer lines are cut."""
-    if len(text.encode()) <= max_bytes:
-        return [text]
-    pieces: list[str] = []
-    current, size = [], 0
-    for line in text.splitlines(keepends=True):
-        for chunk in split_line(line, max_bytes):
-            length = len(chunk.encode())
-            if size + length > max_bytes:
-                pieces.append("".join(current))
-                current, size = [], 0
-            current.append(chunk)
-            size += length
-    return [*pieces, "".join(current)]
-
-
-def split_line(line: str, max_bytes: int) -> list[str]:
-    if len(line.encode()) <= max_bytes:
-        return [line]
-    step = max_bytes // 4  # a character has at most four bytes
-    return [line[start : start + step] for start in range(0, len(line), step)]
-
-
-def document_id(source: str, origin: str, text: str) -> str:
-    """First 20 hex digits of SHA-256 over source, origin and text, separated by NUL."""
-    return digest_of(f"{source}\0{origin}\0{text}")[:20]
-
-
-class SourceReader(PipelineStep):
-    """Reads one unit per rank into documents; what cannot be read goes to the exclusion writer with its rule.
-
-    Args:
-        work: the units, one per rank.
-        sources: the config models of the sources by id.
-        locations: where each source's files are.
-        max_bytes: longer texts are cut into parts.
-        shard_bytes: documents go to numbered shards of about this many bytes, for the filters to work on.
-        exclusion_writer: receives what cannot be read.
-    """
-
-    type = "📖 - READER"
-    name = "stemma source"
-
-    def __init__(
-        self,
-        work: list[Unit],
-        sources: dict[str, SourceBase],
-        locations: dict[str, str],
-        max_bytes: int,
-        shard_bytes: int,
-        exclusion_writer: DiskWriter,
-    ) -> None:
-        super().__init__()
-        self.work = work
-        self.sources = sources
-        self.locations = locations
-        self.max_bytes = max_bytes
-        self.shard_bytes = shard_bytes
-        self.exclusion_writer = exclusion_writer
-
-    def run(self, data: DocumentsPipeline, rank: int = 0, world_size: int = 1) -> DocumentsPipeline:
-        unit = self.work[rank]
-        source = self.sources[unit.source]
-        written = 0
-        with self.exclusion_writer as rejects:
-            for origin, item in read(source, self.locations[unit.source], unit.files):
-                rule, value = item.rule, item.value
-                if not rule and not item.text.strip():
-                    rule, value = "empty", ""
-                # lone surrogates (possible in JSON) have no UTF-8 form; NUL ends strings in too many tools
-                text = item.text.replace("\r\n", "\n").replace("\x00", "").encode("utf-8", "replace").decode()
-                cut = parts(text, self.max_bytes)
-                for number, piece in enumerate(cut):
-                    where = f"{origin}.{number}" if len(cut) > 1 else origin
-                    metadata = {
-                        "source": unit.source,
-                        "domain": source.domain,
-                        "language": source.language,
-                        "licence": source.licence,
-                        "origin": where,
-                        "whole": origin,
-                        "chain": f"{source.filters}.{source.language}",
-                        "shard": f"{written // self.shard_bytes:03d}",
-                    }
-                    document = Document(
-                        text=piece, id=document_id(unit.source, where, piece), metadata=metadata
-                    )
-                    if rule:
-                        document.metadata |= {"filter_reason": rule, "value": value}
-                        rejects.write(document, rank)
-                        continue
-                    written += len(piece.encode())
-                    self.stat_update("documents")
-                    yield document
-
-
 def describe(name: str, source: SourceBase, found: Found | None, reason: str = "") -> dict[str, Any]:
     """A source's entry in ``sources.json``."""
-    entry: dict[str, Any] = {"id": name, "domain": source.domain, "language": source.language}
-    entry["licence"] = source.licence
+    entry: dict[str, Any] = {"id": name, "use": source.use, "domain": source.domain}
+    entry |= {"language": source.language, "licence": source.licence}
     if found is None:
         return {**entry, "skipped": re.sub(r"\s+", " ", reason)}
     return {**entry, **found.facts, "files": len(found.files), "raw_bytes": sum(found.files.values())}

@@ -1,37 +1,27 @@
-"""Archives of package registries: fetched by the registry's own client, pinned by SHA-256, read in place.
+"""Archives of package registries: fetched by the registry's own client, pinned by SHA-256.
 
-An archive is data here: nothing in it is installed, and nothing is unpacked onto the disk. What a wheel is
-for (interpreter, platform) is taken from its file name, so that every machine fetches the same bytes.
+An archive is data here: nothing in it is installed. What a wheel is for (interpreter, platform) is taken from
+its file name, so that every machine fetches the same bytes.
 """
 
-import fnmatch
-import hashlib
-import io
 import os
 import shutil
 import subprocess
 import sys
-import tarfile
 import tempfile
-import zipfile
-from collections.abc import Callable, Iterator
-from pathlib import Path, PurePosixPath
+from collections.abc import Callable
+from pathlib import Path
 
-from stemma.core.errors import DamagedError, StemmaError
+from data_pipeline.sources.archives import PackageError
+from stemma.core.errors import DamagedError
 from stemma.core.files import sha256_file, sync_folder
 
 CONNECT_SECONDS = 20
 FETCH_SECONDS = 600
-ZIP_SUFFIXES = (".whl", ".zip")
-TAR_SUFFIXES = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar")
 
 
 class OutOfReach(Exception):
     """No registry answered (or the run is offline): the archive cannot be had now. Carries the reason."""
-
-
-class PackageError(StemmaError):
-    """A registry answered, but it has not what the profile pins."""
 
 
 def fetch(
@@ -40,7 +30,7 @@ def fetch(
     """Return the path of a pinned archive in the cache, fetching it if it is not there.
 
     Args:
-        registry: ``pypi`` or ``npm``.
+        registry: ``pypi``, ``npm`` or ``debian``.
         package: name in the registry.
         version: exact version.
         archive: file name of the archive.
@@ -133,13 +123,43 @@ def npm_pack(package: str, version: str, archive: str, folder: Path) -> None:
         raise OutOfReach(f"npm could not fetch {package} {version}: {last_line(output)}")
 
 
-CLIENTS: dict[str, Callable[[str, str, str, Path], None]] = {"pypi": pip_download, "npm": npm_pack}
+def apt_download(package: str, version: str, archive: str, folder: Path) -> None:
+    """Fetch a .deb with apt-get, from the archives this machine's apt knows.
+
+    Unlike the other registries, a Debian archive drops old versions, and each release has its own: a version
+    that is not there says something about this machine, not about the profile.
+    """
+    if shutil.which("apt-get") is None:
+        raise OutOfReach("apt-get is not installed, and this source is a Debian package")
+    command = ["apt-get", "download", "-q", "-o", f"Acquire::http::Timeout={CONNECT_SECONDS}"]
+    code, output = run_client([*command, "-o", "Acquire::Retries=0", f"{package}={version}"], folder)
+    if code != 0:
+        errors = [line.strip() for line in output.splitlines() if line.startswith("E:")]
+        raise OutOfReach(
+            f"apt-get could not fetch {package} {version}: {'; '.join(errors) or last_line(output)}"
+        )
 
 
-def run_client(command: list[str]) -> tuple[int, str]:
-    """Run a registry client; return its exit status and what it printed."""
+CLIENTS: dict[str, Callable[[str, str, str, Path], None]] = {
+    "pypi": pip_download,
+    "npm": npm_pack,
+    "debian": apt_download,
+}
+
+
+def run_client(command: list[str], folder: Path | None = None) -> tuple[int, str]:
+    """Run a registry client, in a folder if it writes where it stands; return exit status and output."""
+    environment = {**os.environ, "LC_ALL": "C.UTF-8"}  # its messages are read
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=FETCH_SECONDS, check=False)
+        done = subprocess.run(
+            command,
+            capture_output=True,
+            text=True,
+            timeout=FETCH_SECONDS,
+            check=False,
+            cwd=folder,
+            env=environment,
+        )
     except subprocess.TimeoutExpired as error:
         raise OutOfReach(f"{Path(command[0]).name} did not finish within {FETCH_SECONDS} s") from error
     return done.returncode, done.stdout + done.stderr
@@ -153,112 +173,3 @@ def last_line(text: str) -> str:
 def last_error(text: str) -> str:
     """The line that lists the versions there are; pip prints it before its closing line."""
     return next(line.strip() for line in text.splitlines() if "from versions:" in line)
-
-
-def safe_name(name: str) -> bool:
-    """Whether a member's name stays inside its archive: relative, and without ``..``."""
-    path = PurePosixPath(name.replace("\\", "/"))
-    return (
-        not path.is_absolute() and ".." not in path.parts and ":" not in path.parts[0]
-        if path.parts
-        else False
-    )
-
-
-def list_members(path: Path | io.BytesIO, name: str) -> dict[str, int]:
-    """Regular files of a zip or tar archive: name -> size in bytes, sorted by name.
-
-    Raises:
-        DamagedError: it cannot be read, or a member's name would escape it.
-    """
-    try:
-        if name.endswith(ZIP_SUFFIXES):
-            with zipfile.ZipFile(path) as archive:
-                sizes = {item.filename: item.file_size for item in archive.infolist() if not item.is_dir()}
-        elif name.endswith(TAR_SUFFIXES):
-            with open_tar(path) as archive:
-                sizes = {item.name: item.size for item in archive.getmembers() if item.isfile()}
-        else:
-            raise PackageError(f"{name}: neither a zip ({ZIP_SUFFIXES}) nor a tar archive ({TAR_SUFFIXES})")
-    except (zipfile.BadZipFile, tarfile.TarError, EOFError, OSError) as error:
-        raise DamagedError(f"{name} is not a readable archive ({error}). It was left as it is.") from error
-    escaping = [member for member in sizes if not safe_name(member)]
-    if escaping:
-        raise DamagedError(
-            f"{name} has members whose names lead out of the archive: {escaping[:3]}. It is refused."
-        )
-    return dict(sorted(sizes.items()))
-
-
-def open_tar(path: Path | io.BytesIO) -> tarfile.TarFile:
-    return tarfile.open(path) if isinstance(path, Path) else tarfile.open(fileobj=path)
-
-
-class Archive:
-    """A zip or tar archive and the archives in it, read in memory. Inner names: ``outer.zip!member``."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.name = path.name
-        self._inner: dict[str, bytes] = {}
-
-    def members(self, globs: tuple[str, ...]) -> dict[str, int]:
-        """Members that match any glob: name -> size in bytes, sorted by name.
-
-        Raises:
-            DamagedError: the archive or an inner one cannot be read.
-            PackageError: a glob matches nothing: the archive is not what the profile thinks.
-        """
-        found: dict[str, int] = {}
-        for glob in globs:
-            matching = self._match(glob)
-            if not matching:
-                raise PackageError(f"{self.name} has no member {glob!r}")
-            found |= matching
-        return dict(sorted(found.items()))
-
-    def _match(self, glob: str) -> dict[str, int]:
-        outer, _, inner = glob.rpartition("!")
-        if not outer:
-            sizes = list_members(self.path, self.name)
-            return {name: size for name, size in sizes.items() if fnmatch.fnmatchcase(name, inner)}
-        sizes = list_members(io.BytesIO(self.read(outer)), outer)
-        return {f"{outer}!{name}": size for name, size in sizes.items() if fnmatch.fnmatchcase(name, inner)}
-
-    def read(self, member: str) -> bytes:
-        """A member's content.
-
-        Raises:
-            DamagedError: it cannot be read (its checksum is wrong, or it is cut off).
-        """
-        outer, _, name = member.rpartition("!")
-        try:
-            if outer:
-                if outer not in self._inner:  # kept: its members are read one after another
-                    self._inner = {outer: self.read(outer)}
-                return read_member(io.BytesIO(self._inner[outer]), outer, name)
-            return read_member(self.path, self.name, name)
-        except (zipfile.BadZipFile, tarfile.TarError, EOFError, OSError, KeyError) as error:
-            raise DamagedError(
-                f"{self.name}: {member} cannot be read ({error}). It was left as it is."
-            ) from error
-
-
-def read_member(path: Path | io.BytesIO, name: str, member: str) -> bytes:
-    if name.endswith(ZIP_SUFFIXES):
-        with zipfile.ZipFile(path) as archive:
-            return archive.read(member)
-    with open_tar(path) as archive:
-        handle = archive.extractfile(member)
-        if handle is None:
-            raise KeyError(member)
-        return handle.read()
-
-
-def hash_files(files: Iterator[tuple[str, bytes]]) -> str:
-    """SHA-256 over names and contents, in the order given."""
-    digest = hashlib.sha256()
-    for name, content in files:
-        digest.update(f"{name}\0{len(content)}\0".encode())
-        digest.update(content)
-    return digest.hexdigest()

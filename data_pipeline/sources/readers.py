@@ -1,213 +1,227 @@
 """Formats: how the bytes of a file become texts.
 
-A reader yields ``Item`` values. What cannot be read (broken UTF-8, a line that is no JSON) is an item too,
-with the rule it broke, so that it is counted among the rejects and not lost.
+A reader takes a stream and yields ``Item`` values. What cannot be read (broken UTF-8, a line that is no JSON)
+is an item too, with the rule it broke, so that it is counted among the rejects and not lost. Formats with
+more to say have a file of their own; the table of all is at the end.
 """
 
-import ast
-import html
-import io
 import json
-import os
-import re
-import subprocess
-import sys
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from typing import IO, Any
 
-from data_pipeline.sources import wikitext
-from stemma.core.errors import DamagedError
+import orjson
 
-MIN_DOCSTRING = 200  # characters; shorter ones say little more than the name
+from data_pipeline.sources import factbook, hypertext, markup, notebooks, pydoc, source_code, warc, wikitext
+from data_pipeline.sources.item import (
+    MAX_LINE_BYTES,
+    SHOWN_BYTES,
+    Item,
+    decode,
+    whole,
+)
+from data_pipeline.sources.streams import lines, lines_from
+from stemma.core.errors import DamagedError, StemmaError
+
+TEXT_BYTES = 8_000_000  # a longer text file comes in pieces, cut at line ends
+ROWS = 256  # of a parquet file that are held at once
 
 
-@dataclass(frozen=True)
-class Item:
-    """One text of a file, before any filter.
+class SchemaError(StemmaError):
+    """A file has not the columns that the profile names."""
 
-    Attributes:
-        row: where in the file: a row number, a title or a name.
-        text: the text.
-        rule: why it cannot be used, or "".
-        value: what was found instead.
+
+def read_text(handle: IO[bytes], name: str) -> Iterator[Item]:
+    """One text per file; of a very long one, texts of about ``TEXT_BYTES``, numbered."""
+    block: list[bytes] = []
+    size = number = begin = 0
+    for offset, line, length in lines(handle, MAX_LINE_BYTES):
+        if length > MAX_LINE_BYTES:
+            yield too_long(f"@{offset}", line, length)
+            continue
+        if size + length > TEXT_BYTES and block:
+            yield decode(b"".join(block), str(number), begin)
+            block, size, number = [], 0, number + 1
+        if not block:
+            begin = offset
+        block.append(line)
+        size += len(line)
+    if block:
+        yield decode(b"".join(block), str(number), begin)
+
+
+def read_python(handle: IO[bytes], name: str) -> Iterator[Item]:
+    """One text per module."""
+    yield whole(handle)
+
+
+def read_jsonl(
+    handle: IO[bytes], name: str, fields: Sequence[str] = ("text",), start: int = 0, stop: int = 0
+) -> Iterator[Item]:
+    """One text per line, under one or several keys.
+
+    Args:
+        handle: the file; seekable if ``stop`` is given.
+        name: unused; all readers take it.
+        fields: keys of the text.
+        start: first byte of the part to read: lines that begin in ``[start, stop)``, named ``@byte``.
+        stop: end of the part, or 0 for the whole file, whose lines are named by number.
     """
+    found = lines_from(handle, start, stop, MAX_LINE_BYTES) if stop else lines(handle, MAX_LINE_BYTES)
+    for number, (offset, line, length) in enumerate(found):
+        row = f"@{offset}" if stop else str(number)
+        if length > MAX_LINE_BYTES:
+            yield too_long(row, line, length)
+        elif line.strip():
+            yield parse_line(line, row, fields)
 
-    row: str
-    text: str
-    rule: str = ""
-    value: str = ""
+
+def too_long(row: str, line: bytes, length: int) -> Item:
+    shown = line[:SHOWN_BYTES].decode("utf-8", errors="replace")
+    return Item(row, shown, "line_too_long", f"{length} bytes, more than {MAX_LINE_BYTES}")
 
 
-def decode(data: bytes, row: str) -> Item:
-    """UTF-8 text; broken text becomes a reject that shows where it breaks."""
+def parse_line(line: bytes, row: str, fields: Sequence[str]) -> Item:
+    """One JSON object as an item. What the fast parser refuses (NaN, lone surrogates) ``json`` may take."""
     try:
-        return Item(row, data.decode("utf-8-sig"))
-    except UnicodeDecodeError as error:
-        return Item(row, data.decode("utf-8", errors="replace"), "not_utf8", f"byte {error.start}")
-
-
-def read_text(data: bytes, name: str) -> Iterator[Item]:
-    """One text per file. Python modules are read so, too."""
-    yield decode(data, "0")
-
-
-def read_jsonl(data: bytes, name: str, field: str = "text") -> Iterator[Item]:
-    """One text per line, under a key."""
-    for number, line in enumerate(data.splitlines()):
-        if not line.strip():
-            continue
-        item = decode(line, str(number))
+        value = orjson.loads(line)
+    except orjson.JSONDecodeError:
+        item = decode(line, row)
         if item.rule:
-            yield item
-            continue
+            return item
         try:
             value = json.loads(item.text)
-        except ValueError as error:
-            yield Item(item.row, item.text, "not_json", str(error))
-            continue
-        text = value.get(field) if isinstance(value, dict) else None
-        if isinstance(text, str):
-            yield Item(item.row, text)
-        else:
-            yield Item(item.row, item.text, "no_text", f"no string under {field!r}")
+        except (ValueError, RecursionError) as error:
+            return Item(row, item.text, "not_json", str(error))
+    if not isinstance(value, dict):
+        return Item(row, line.decode("utf-8", "replace"), "no_text", f"no object but {type(value).__name__}")
+    missing = [key for key in fields if key not in value]
+    if missing:
+        said = f"no string under {missing[0]!r}; keys: {', '.join(map(str, value))}"
+        return Item(row, line.decode("utf-8", "replace"), "no_text", said)
+    return joined([value[key] for key in fields], row, fields)
 
 
-def read_parquet(data: bytes, name: str, field: str = "text") -> Iterator[Item]:
-    """One text per row, in a column.
+def joined(values: Sequence[Any], row: str, fields: Sequence[str]) -> Item:
+    """Texts of several fields as one, a blank line between them; empty ones are left out.
+
+    A field that holds something else than text makes the row a reject: half a text is not what was asked for.
+    """
+    texts: list[str] = []
+    for value, field in zip(values, fields):
+        if isinstance(value, list) and all(isinstance(part, str) for part in value):
+            value = "\n".join(value)
+        if value is not None and not isinstance(value, str):
+            return Item(row, "", "no_text", f"no string under {field!r} but {type(value).__name__}")
+        if value:
+            texts.append(value)
+    if not texts:
+        return Item(row, "", "no_text", f"nothing under {', '.join(map(repr, fields))}")
+    return Item(row, "\n\n".join(texts))
+
+
+def read_parquet(
+    handle: IO[bytes], name: str, fields: Sequence[str] = ("text",), start: int = 0, stop: int = 0
+) -> Iterator[Item]:
+    """One text per row, in one or several columns; rows are numbered through the whole file.
+
+    Args:
+        handle: the file, seekable.
+        name: what to call it in an error.
+        fields: columns of the text.
+        start: first row group to read.
+        stop: row group to stop before, or 0 for all.
 
     Raises:
-        DamagedError: not readable as parquet, or without that column.
+        DamagedError: not readable as parquet.
+        SchemaError: without such a column, or with one of another type.
     """
+    import pyarrow as pa
+
+    file = open_parquet(handle, name)
+    check_columns(file.schema_arrow, fields, name)
+    groups = range(start, stop or file.metadata.num_row_groups)
+    row = sum(file.metadata.row_group(index).num_rows for index in range(start))
+    try:
+        for index in groups:
+            for batch in file.iter_batches(ROWS, [index], list(fields), use_threads=False):
+                columns = [batch.column(field).to_pylist() for field in fields]
+                for values in zip(*columns):
+                    yield joined(values, str(row), fields)
+                    row += 1
+    except (pa.ArrowException, OSError) as error:
+        raise DamagedError(f"{name} is not readable at row {row} ({error}). It was left as it is.") from error
+
+
+def open_parquet(handle: IO[bytes], name: str) -> Any:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     try:
-        column = pq.read_table(io.BytesIO(data), columns=[field]).column(field)
-    except (pa.ArrowException, OSError, KeyError) as error:
-        raise DamagedError(
-            f"{name} has no readable column {field!r} ({error}). It was left as it is."
-        ) from error
-    for number, text in enumerate(column):
-        value = text.as_py()
-        yield (
-            Item(str(number), value)
-            if value
-            else Item(str(number), "", "no_text", f"no string under {field!r}")
+        return pq.ParquetFile(handle, pre_buffer=False)
+    except (pa.ArrowException, OSError) as error:
+        raise DamagedError(f"{name} is not readable as parquet ({error}). It was left as it is.") from error
+
+
+def check_columns(schema: Any, fields: Sequence[str], name: str) -> None:
+    import pyarrow.types as pt
+
+    for field in fields:
+        if field not in schema.names:
+            raise SchemaError(
+                f"{name} has no column {field!r}; its columns are {', '.join(schema.names)}. "
+                "Name one of them in `text_field`."
+            )
+        kind = schema.field(field).type
+        inner = (
+            kind.value_type if pt.is_dictionary(kind) or pt.is_list(kind) or pt.is_large_list(kind) else kind
         )
+        if not (
+            pt.is_string(inner) or pt.is_large_string(inner) or pt.is_string_view(inner) or pt.is_null(inner)
+        ):
+            raise SchemaError(
+                f"{name}: the column {field!r} holds {kind}, expected strings. "
+                "Name a column of texts in `text_field`."
+            )
 
 
-def read_mediawiki(data: bytes, name: str) -> Iterator[Item]:
+def parquet_ranges(handle: IO[bytes], name: str, target: int) -> list[tuple[int, int, int]]:
+    """Cut a parquet file into ranges of row groups: (first, stop, bytes) with about ``target`` bytes each.
+
+    Raises:
+        DamagedError: not readable as parquet.
+    """
+    metadata = open_parquet(handle, name).metadata
+    ranges: list[tuple[int, int, int]] = []
+    for index in range(metadata.num_row_groups):
+        group = metadata.row_group(index)
+        size = sum(group.column(column).total_compressed_size for column in range(group.num_columns))
+        if ranges and ranges[-1][2] + size <= target:
+            first, _, held = ranges.pop()
+            ranges.append((first, index + 1, held + size))
+        else:
+            ranges.append((index, index + 1, size))
+    return ranges or [(0, 0, 0)]
+
+
+def read_mediawiki(handle: IO[bytes], name: str) -> Iterator[Item]:
     """One text per article of a MediaWiki dump, its title on top."""
-    for title, markup in wikitext.pages(data, name):
-        yield Item(title, f"{title}\n\n{wikitext.to_text(markup)}")
-
-
-def read_factbook(data: bytes, name: str) -> Iterator[Item]:
-    """A country of the CIA World Factbook (JSON): one text per section, its fields as an outline.
-
-    Raises:
-        DamagedError: not the JSON that is expected.
-    """
-    try:
-        country = json.loads(data)
-        names = country.get("Government", {}).get("Country name", {})
-        short, long = (
-            names.get(f"conventional {form} form", {}).get("text", "") for form in ("short", "long")
-        )
-        sections = [
-            (section, [line for field, value in fields.items() for line in outline(value, field)])
-            for section, fields in country.items()
-        ]
-    except (ValueError, AttributeError) as error:
-        raise DamagedError(
-            f"{name} is no country of the World Factbook ({error}). It was left as it is."
-        ) from error
-    title = plain(long if short in ("", "none") else short) or Path(name).stem.upper()
-    for section, lines in sections:
-        yield Item(section, f"{title}: {section}\n\n" + "\n".join(lines))
-
-
-def outline(value: Any, label: str, depth: int = 0) -> Iterator[str]:
-    """Lines of a nested object: ``label: text``, or the label as a heading with its parts indented below.
-
-    ``text`` and ``note`` are an object's own words; its other keys are parts.
-    """
-    indent = "  " * depth
-    if isinstance(value, dict):
-        own = [plain(value[key]) for key in ("text", "note") if isinstance(value.get(key), str)]
-        yield f"{indent}{label.strip()}: {' '.join(filter(None, own))}".rstrip()
-        for key, inner in value.items():
-            if key not in ("text", "note"):
-                yield from outline(inner, key, depth + 1)
-    elif isinstance(value, str) and plain(value):
-        yield f"{indent}{label.strip()}: {plain(value)}"
-
-
-def plain(markup: str) -> str:
-    """HTML snippet to text: breaks become new lines, tags go, entities are resolved."""
-    text = re.sub(r"(?:<br\s*/?>|</p>)+", "\n", markup, flags=re.IGNORECASE)
-    text = html.unescape(re.sub(r"<[^<>]+>", "", text))
-    return "\n".join(
-        line for line in (re.sub(r"[ \t\u00a0]+", " ", row).strip() for row in text.split("\n")) if line
-    )
-
-
-def read_docstrings(data: bytes, name: str) -> Iterator[Item]:
-    """One text per docstring of a module: qualified name and signature, then the docstring."""
-    source = decode(data, "0")
-    if source.rule:
-        yield source
-        return
-    try:
-        tree = ast.parse(source.text)
-    except (SyntaxError, ValueError, RecursionError) as error:
-        yield Item("0", source.text, "not_python", type(error).__name__)
-        return
-    module = re.sub(r"(/__init__)?\.py$", "", name).replace("/", ".")
-    yield from docstrings(tree, module)
-
-
-def docstrings(
-    node: ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef, path: str
-) -> Iterator[Item]:
-    text = ast.get_docstring(node)
-    if text and len(text) >= MIN_DOCSTRING:
-        signature = (
-            f"({ast.unparse(node.args)})" if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) else ""
-        )
-        yield Item(path, f"{path}{signature}\n\n{text}")
-    for child in node.body:
-        if isinstance(child, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
-            yield from docstrings(child, f"{path}.{child.name}")
-
-
-def generate_engram(archive: Path, items: int) -> Iterator[Item]:
-    """Solved problems by the generators of an ``engram-generator`` wheel: one text per generator.
-
-    They run in a process of their own with a fixed hash seed: one of them iterates over a set of strings.
-
-    Raises:
-        DamagedError: the wheel's generators do not run.
-    """
-    command = [sys.executable, "-P", str(Path(__file__).with_name("engram.py")), str(archive), str(items)]
-    environment = {**os.environ, "PYTHONHASHSEED": "0"}
-    done = subprocess.run(command, capture_output=True, env=environment, check=False)
-    if done.returncode != 0:
-        raise DamagedError(f"{archive.name}: its generators do not run here:\n{done.stderr.decode()[-2000:]}")
-    for line in done.stdout.splitlines():
-        row, text = json.loads(line)
-        yield Item(row, text)
+    for title, page in wikitext.pages(handle, name):
+        yield Item(title, f"{title}\n\n{wikitext.to_text(page)}")
 
 
 READERS: dict[str, Callable[..., Iterator[Item]]] = {
     "text": read_text,
-    "python": read_text,
+    "markdown": markup.read_markdown,
+    "rst": markup.read_rst,
+    "html": hypertext.read_html,
+    "notebook": notebooks.read_notebook,
+    "code": source_code.read_code,
+    "python": read_python,
+    "docstrings": pydoc.read_docstrings,
     "jsonl": read_jsonl,
     "parquet": read_parquet,
+    "warc": warc.read_warc,
     "mediawiki": read_mediawiki,
-    "factbook": read_factbook,
-    "docstrings": read_docstrings,
+    "factbook": factbook.read_factbook,
 }
-TABULAR = ("jsonl", "parquet")  # readers that take the name of the text field
+DIVISIBLE = ("jsonl", "parquet")  # readers that take the fields of the text, and a part of a file

@@ -4,11 +4,11 @@ A dump holds what editors typed. What a reader of the page would not read as run
 as lines of their own, list items become dashes.
 """
 
-import bz2
 import html
 import re
 import xml.etree.ElementTree as ET
 from collections.abc import Iterator
+from typing import IO
 
 from stemma.core.errors import DamagedError
 
@@ -44,27 +44,34 @@ BLANKS = re.compile(r"[ \t\u00a0]{2,}")
 MANY_NEWLINES = re.compile(r"\n{3,}")
 
 
-def pages(data: bytes, name: str) -> Iterator[tuple[str, str]]:
+def pages(handle: IO[bytes], name: str) -> Iterator[tuple[str, str]]:
     """Yield (title, markup) of the articles of a MediaWiki XML dump, redirects and other namespaces left out.
 
+    Pages are dropped as they are read: a dump of any size is read in the memory of its largest page.
+
     Args:
-        data: the dump, plain or bzip2.
+        handle: the dump, decompressed.
         name: what to call it in an error.
 
     Raises:
         DamagedError: it is no well-formed dump.
     """
     try:
-        raw = bz2.decompress(data) if data[:3] == b"BZh" else data
-        root = ET.fromstring(raw)
-    except (ET.ParseError, OSError, ValueError, EOFError) as error:
+        events = ET.iterparse(handle, events=("start", "end"))
+        root: ET.Element | None = None
+        for event, element in events:
+            if root is None:
+                root = element
+            if event == "start" or (not element.tag.endswith("}page") and element.tag != "page"):
+                continue
+            text = element.findtext("{*}revision/{*}text") or ""
+            if element.findtext("{*}ns", "0") == "0" and element.find("{*}redirect") is None and text.strip():
+                yield element.findtext("{*}title") or "", text
+            root.clear()
+    except ET.ParseError as error:
         raise DamagedError(
             f"{name} is not a readable MediaWiki dump ({error}). It was left as it is."
         ) from error
-    for page in root.iterfind(".//{*}page"):
-        text = page.findtext("{*}revision/{*}text") or ""
-        if page.findtext("{*}ns", "0") == "0" and page.find("{*}redirect") is None and text.strip():
-            yield page.findtext("{*}title") or "", text
 
 
 def remove_nested(pattern: re.Pattern[str], text: str) -> str:

@@ -1,9 +1,12 @@
-"""Small real archives for the tests: wheels, zips in zips, tar balls."""
+"""Small real archives for the tests: wheels, zips in zips, tar balls, Debian packages."""
 
+import gzip
 import hashlib
 import io
+import lzma
 import tarfile
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -28,6 +31,22 @@ def tar_bytes(members: dict[str, bytes]) -> bytes:
     return buffer.getvalue()
 
 
+def ar_member(name: str, content: bytes) -> bytes:
+    header = f"{name:<16}{0:<12}{0:<6}{0:<6}{100644:<8}{len(content):<10}`\n".encode()
+    return header + content + b"\n" * (len(content) % 2)
+
+
+def deb_bytes(
+    members: dict[str, bytes], suffix: str = "xz", compress: Callable[[bytes], bytes] = lzma.compress
+) -> bytes:
+    """A Debian package whose data is packed in some way."""
+    with gzip.open(io.BytesIO(tar_bytes({f"./{name}": content for name, content in members.items()}))) as tar:
+        data = compress(tar.read())
+    parts = {"debian-binary": b"2.0\n", "control.tar.gz": tar_bytes({"./control": b"Package: a\n"})}
+    parts[f"data.tar.{suffix}".rstrip(".")] = data
+    return b"!<arch>\n" + b"".join(ar_member(name, content) for name, content in parts.items())
+
+
 def wheel_bytes(name: str, version: str, members: dict[str, bytes]) -> bytes:
     """A wheel that pip accepts."""
     info = f"{name}-{version}.dist-info"
@@ -45,5 +64,5 @@ def put(path: Path, content: bytes) -> str:
 
 @pytest.fixture(scope="session")
 def pack() -> SimpleNamespace:
-    """``zip``, ``tar`` and ``wheel`` give an archive's bytes; ``put`` writes a file and returns its hash."""
-    return SimpleNamespace(zip=zip_bytes, tar=tar_bytes, wheel=wheel_bytes, put=put)
+    """``zip``, ``tar``, ``deb``, ``wheel`` give an archive's bytes; ``put`` writes one, returns its hash."""
+    return SimpleNamespace(zip=zip_bytes, tar=tar_bytes, deb=deb_bytes, wheel=wheel_bytes, put=put)
