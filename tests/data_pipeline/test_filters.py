@@ -6,7 +6,7 @@ from pydantic import TypeAdapter
 
 from data_pipeline.cleaning import chain, filters
 from data_pipeline.config.cleaning import Chain
-from data_pipeline.sources.find import document_id
+from data_pipeline.sources.read import document_id
 
 PROSE = (
     "The library opened its doors in the spring, and people of the town came to see what it held. "
