@@ -68,6 +68,12 @@ def batch(step: int, data_rank: int = 0, data_size: int = 1) -> StepBatch:
     return StepBatch(micro, {}, "", float(mask.sum()))
 
 
+def two_documents(count: int, first: int = 10) -> Tensor:
+    """``cu_seqlens`` of rows that hold two documents each."""
+    starts = [row * SEQ + at for row in range(count) for at in (0, first)]
+    return torch.tensor([*starts, count * SEQ], dtype=torch.int32)
+
+
 def train(engine: Engine, start: int, end: int) -> list[float]:
     """Losses of some steps."""
 

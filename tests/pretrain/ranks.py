@@ -2,6 +2,7 @@
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import torch.distributed as dist
 
 from pretrain.batch import MicroBatch
 from pretrain.engine import Engine
-from tests.pretrain.helpers import build, parameter_hash, rows, train
+from tests.pretrain.helpers import build, parameter_hash, rows, train, two_documents
 
 
 def topology(text: str, sharded: bool) -> Engine:
@@ -31,14 +32,16 @@ def split(text: str, sharded: bool) -> dict[str, Any]:
     share = slice(engine.data_rank * 4 // engine.data_size, (engine.data_rank + 1) * 4 // engine.data_size)
     micro = MicroBatch(tokens[share], labels[share], mask[share], torch.zeros_like(tokens[share]))
     evaluation = engine.evaluate([micro])
+    packed = engine.evaluate([replace(micro, cu_seqlens=two_documents(len(micro.tokens)))])
     logprobs = engine.token_logprobs_no_grad(tokens)
     everywhere = [None] * dist.get_world_size()
-    dist.all_gather_object(everywhere, [losses, evaluation, logprobs.tolist()])
+    dist.all_gather_object(everywhere, [losses, evaluation, packed, logprobs.tolist()])
     assert all(other == everywhere[0] for other in everywhere), "ranks report different figures"
     final = engine.hf_state_dict()
     return {
         "losses": losses,
         "evaluation": evaluation,
+        "packed": packed,
         "logprobs": logprobs.tolist(),
         "initial": {name: tensor.tolist() for name, tensor in initial.items()},
         "final": {name: tensor.tolist() for name, tensor in final.items()},

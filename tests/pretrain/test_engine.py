@@ -1,11 +1,22 @@
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 
 from pretrain.batch import MicroBatch, StepBatch
 from stemma.core.errors import StemmaError
-from tests.pretrain.helpers import SEQ, VOCAB, batch, build, parameter_hash, rows, run_ranks, train
+from tests.pretrain.helpers import (
+    SEQ,
+    VOCAB,
+    batch,
+    build,
+    parameter_hash,
+    rows,
+    run_ranks,
+    train,
+    two_documents,
+)
 
 
 @pytest.fixture
@@ -158,11 +169,15 @@ def test_two_ranks_train_what_one_does(engine, split, name):
     initial = {name: tensor.clone() for name, tensor in engine.hf_state_dict().items()}
     losses = train(engine, 0, 6)
     tokens, labels, mask = rows(99)
-    evaluation = engine.evaluate([MicroBatch(tokens, labels, mask, torch.zeros_like(tokens))])
+    micro = MicroBatch(tokens, labels, mask, torch.zeros_like(tokens))
+    evaluation = engine.evaluate([micro])
+    packed = engine.evaluate([replace(micro, cu_seqlens=two_documents(len(tokens)))])
     for weight, tensor in initial.items():
         assert torch.equal(torch.tensor(found["initial"][weight]), tensor), weight  # bit for bit
     assert found["losses"] == pytest.approx(losses, rel=1e-5)
     assert found["evaluation"] == pytest.approx(evaluation, rel=1e-5)
+    assert found["packed"] == pytest.approx(packed, rel=1e-5)
+    assert abs(packed - evaluation) > 1e-4 * evaluation
     logprobs = engine.token_logprobs_no_grad(tokens)
     torch.testing.assert_close(torch.tensor(found["logprobs"]), logprobs, atol=5e-4, rtol=1e-4)
     assert found["final"].keys() == initial.keys()
