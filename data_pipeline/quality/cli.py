@@ -71,7 +71,7 @@ def check_files(files: Sequence[Path], corpus: Path, taxonomy: Taxonomy, console
     found = examine(files, corpus, taxonomy)
     console.print(
         f"{found['labels']} labels of {found['documents']} documents; {found['replaced']} replaced by a "
-        f"later line of the same annotator; {len(found['unknown'])} about documents that are not in the corpus"
+        f"later line of the same annotator; {len(found['unknown'])} about documents not in the corpus"
     )
     for name in found["unknown"][:LISTED]:
         console.print(f"  not in the corpus: {name}", markup=False, highlight=False)

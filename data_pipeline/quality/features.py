@@ -100,7 +100,7 @@ def excerpt_bytes(text: str, limit: int) -> bytes:
     # Cut before encoding: a document of 100 MB costs what its excerpt costs.
     if len(text) > 3 * limit:
         middle = len(text) // 2
-        text = text[:limit] + text[middle : middle + limit] + text[-limit:]
+        text = text[:limit] + text[middle - limit // 2 : middle + limit // 2] + text[-limit:]
     raw = text.encode("utf-8", "replace")
     if len(raw) <= limit:
         return raw

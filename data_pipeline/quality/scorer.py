@@ -34,6 +34,7 @@ if TYPE_CHECKING:  # training needs torch; the processes that score documents do
 MODEL = "scorer.json"
 ARRAYS = ("buckets", "idf", "mean", "scale", "weights", "bias", "thresholds")
 SMALL = 2048  # labelled documents up to which training reduces the problem first
+FARTHEST = 4.0  # standard deviations: a 100 MB line of one letter is no farther from the mean than this
 _MISSING = -1
 
 
@@ -112,7 +113,7 @@ class Scorer:
         domain = probability.argmax(1)
         among = np.where(self.owner == domain[:, None], logits[:, domains:], -np.inf)
         thresholds = self.arrays["thresholds"]
-        above = 1 / (1 + np.exp(-(outputs[:, domains + subs :, None] - thresholds)))
+        above = 0.5 + 0.5 * np.tanh((outputs[:, domains + subs :, None] - thresholds) / 2)  # the sigmoid
         scores = np.nansum(above, axis=2, dtype=np.float32)
         columns = {name: scores[:, index] for index, name in enumerate(self.taxonomy.criteria)}
         quality = np.asarray(self.taxonomy.quality(columns), np.float32).clip(0, 1)  # of rounding
@@ -128,7 +129,7 @@ class Scorer:
         values = _weigh(features.counts[known], self.arrays["idf"][rows], offsets)
         weights = self.arrays["weights"]
         split = len(self.arrays["buckets"])
-        shape = (features.shape - self.arrays["mean"]) / self.arrays["scale"]
+        shape = _standardise(features.shape, self.arrays["mean"], self.arrays["scale"])
         found = np.empty((len(features), weights.shape[1]), np.float32)
         table = weights[:split]
         for document in range(len(features)):  # a matrix product per document: summation order is its own
@@ -186,13 +187,18 @@ def fit(features: Features, targets: Targets, taxonomy: Taxonomy, config: Scorer
     rows, offsets = _known(features, row_of)
     known = rows >= 0
     values = _weigh(features.counts[known], idf[rows[known]], offsets)
-    shape = (features.shape - mean) / scale
+    shape = _standardise(features.shape, mean, scale)
     weights, bias, thresholds = _optimise(
         (rows[known], values, offsets, len(buckets)), shape, targets, taxonomy, config
     )
     arrays = {"buckets": buckets, "idf": idf, "mean": mean, "scale": scale}
     arrays |= {"weights": weights, "bias": bias, "thresholds": thresholds}
     return Scorer(taxonomy, config, arrays)
+
+
+def _standardise(shape: np.ndarray, mean: np.ndarray, scale: np.ndarray) -> np.ndarray:
+    """Shapes in standard deviations, held within what a straight line may be trusted with."""
+    return ((shape - mean) / scale).clip(-FARTHEST, FARTHEST).astype(np.float32)
 
 
 def _known(features: Features, row_of: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
