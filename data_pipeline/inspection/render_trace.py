@@ -10,6 +10,7 @@ from rich.markup import escape
 from rich.rule import Rule
 from rich.table import Table
 
+from data_pipeline.curriculum.plan import reading
 from data_pipeline.inspection.samples import Piece, SampleView, StepView
 from data_pipeline.inspection.spikes import Spike
 from data_pipeline.inspection.trace import DocumentTrace, TokenTrace
@@ -42,7 +43,7 @@ def _render_token(found: TokenTrace, console: Console) -> None:
         {
             "where": f"{found.stage} ({found.phase}), step {found.step}, row {found.row}, pos {found.pos}",
             "token": f"{found.token} {found.text!r}, predicts {found.predicts}",
-            "source": f"{found.source} ({found.domain}), epoch {found.epoch + 1}",
+            "source": f"{found.source} ({found.domain}), {reading(found.epoch)}",
             "document": f"{document['id']}, token {found.offset} of {document['tokens']}",
             "origin": document["origin"],
             "cluster": document["cluster"] or "(no near-duplicates)",
@@ -61,10 +62,10 @@ def _render_document(found: DocumentTrace, console: Console) -> None:
         reasons = {"valid": "held out for validation", "rejected": "the corpus dropped it"}
         console.print(f"no planned step reads it: {reasons.get(found.split, 'its turn has not come')}")
         return
-    table = Table("stage", "step", "row", "epoch", "tokens")
+    table = Table("stage", "step", "row", "read as", "tokens")
     for seen in found.sightings[:SHOWN]:
         span = f"{seen.first}-{seen.last}"
-        table.add_row(seen.stage, str(seen.step), str(seen.row), str(seen.epoch + 1), span)
+        table.add_row(seen.stage, str(seen.step), str(seen.row), reading(seen.epoch), span)
     console.print(table)
     if len(found.sightings) > SHOWN:
         console.print(f"... and {len(found.sightings) - SHOWN} more")
@@ -77,13 +78,13 @@ def render_step(view: StepView, console: Console) -> None:
         loss, norm = (float.fromhex(view.receipt[name]) for name in ("loss", "grad_norm"))
         title += f": loss {loss:.4f}, gradient norm {norm:.3f}, batch {view.receipt['batch_sha256'][:12]}"
     table = Table(title=title, title_justify="left")
-    for heading in ("row", "epoch"):
+    for heading in ("row", "read as"):
         table.add_column(heading, justify="right")
     for heading in ("source", "loss", "document", "tokens", "origin"):
         table.add_column(heading, no_wrap=True)
     for row in view.rows[:SHOWN]:
         loss = view.losses.get(f"loss/{row.source}")
-        about = [str(row.row), str(row.epoch + 1), row.source, "" if loss is None else f"{loss:.3f}"]
+        about = [str(row.row), reading(row.epoch), row.source, "" if loss is None else f"{loss:.3f}"]
         for piece in row.pieces[:DOCUMENTS]:
             span = f"{piece.first}-{piece.last} of {piece.document['tokens']}"
             table.add_row(*about, piece.document["id"], span, escape(_short(piece.document["origin"])))
@@ -106,7 +107,7 @@ def render_samples(views: list[SampleView], console: Console) -> None:
             console,
             {
                 "phase": f"{view.phase}, {view.sequence_length} tokens",
-                "source": f"{view.source} ({view.domain}), epoch {view.epoch + 1}",
+                "source": f"{view.source} ({view.domain}), {reading(view.epoch)}",
                 "documents": str(len(view.pieces)),
             },
         )

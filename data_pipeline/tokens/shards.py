@@ -164,10 +164,6 @@ class TokenShard:
             document -= rows
         raise DamagedError(f"{self.sidecar} has fewer rows than {self.prefix}.idx has documents")
 
-    def find(self, identifier: str) -> int | None:
-        """Number of the first piece of the document with an id, or None."""
-        return next(iter(self.pieces(identifier)), None)
-
     def pieces(self, identifier: str) -> list[int]:
         """Numbers of the pieces of the document with an id, in its own order; empty if it is not here."""
         found: list[tuple[int, int]] = []

@@ -131,8 +131,7 @@ def test_a_token_leads_to_the_document_that_holds_it(run: dict[str, Artifact], s
                 shard = tokens.shard(found.source)
                 read = shard.read(at.start_token + pos, 2).tolist()
                 assert [found.token, found.predicts] == read
-                number = shard.find(found.document["id"])
-                assert number is not None
+                number = shard.pieces(found.document["id"])[0]
                 assert found.offset < shard.lengths[number]
                 assert shard.read(int(shard.offsets[number]) + found.offset, 1)[0] == found.token
                 assert (found.source, found.epoch, found.sample) == (
@@ -158,8 +157,7 @@ def test_a_document_leads_to_exactly_the_rows_that_read_it(run: dict[str, Artifa
     """The arithmetic inverse against a scan of both stages' every row."""
     tokens = Tokens(run["tokens"].path)
     shard = tokens.shard("notes")
-    number = shard.find(f"notes-{LONG}")
-    assert number is not None
+    (number,) = shard.pieces(f"notes-{LONG}")
     begin, end = int(shard.offsets[number]), int(shard.offsets[number] + shard.lengths[number])
     expected = []
     for stage in ("commonsense", "stem"):
