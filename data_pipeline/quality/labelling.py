@@ -58,10 +58,10 @@ class AnswerLog:
         self.path = path
         self.answers: dict[str, Answer] = {}
         self._lock = threading.Lock()
-        for row in read_jsonl(path):
-            self.answers[row["key"]] = Answer(**row["answer"])
         if path.exists():
             _cut_torn_line(path)
+        for row in read_jsonl(path):
+            self.answers[row["key"]] = Answer(**row["answer"])
 
     def add(self, key: str, answer: Answer, **facts: Any) -> None:
         """Append an answer; on disk when this returns."""

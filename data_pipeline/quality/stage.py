@@ -30,6 +30,7 @@ from data_pipeline.quality.sampling import document_files, documents, draw, fetc
 from data_pipeline.quality.scorer import Scorer, fit
 from data_pipeline.quality.taxonomy import BUNDLED, Taxonomy, load_taxonomy
 from data_pipeline.quality.validation import targets
+from stemma.core.config import digest
 from stemma.core.errors import StageFailed
 from stemma.core.files import sha256_file, write_atomic, write_json
 from stemma.core.progress import Progress
@@ -166,10 +167,11 @@ class QualityStage(Stage):
     def _score(self, work: Workspace, scorer: Scorer) -> dict[str, Any]:
         files = document_files(self.inputs["corpus"].path)
         model, taxonomy = work.path / "model", work.path / "taxonomy.yaml"
-        jobs = [
-            Job(path, model, taxonomy, work.scratch / "scores" / path.parent.name / path.name)
-            for path in files
-        ]
+        # scores of another model (trained anew, elsewhere, after a crash) must not be taken for this one's
+        folder = (
+            work.scratch / f"scores-{digest([sha256_file(path) for path in sorted(model.iterdir())])[:12]}"
+        )
+        jobs = [Job(path, model, taxonomy, folder / path.parent.name / path.name) for path in files]
         score_corpus(
             jobs,
             work.execution.workers,
