@@ -87,3 +87,13 @@ def data_label(
         ask(out, corpus, loaded, config, seed, root / "cache", console())
     else:
         check_files(check, corpus, loaded, console())
+
+
+@app.command("report")
+def data_report(run: RunName = "nano", root: Root = Path("runs")) -> None:
+    """Write the corpus as a page to look at in a browser, and print its path."""
+    from data_pipeline.inspection.report.write import write_corpus_report
+    from stemma.pipeline import open_run
+
+    store = Store(root)
+    print(write_corpus_report(open_run(store, run), store.root / run, run))

@@ -62,6 +62,16 @@ def mix_sample(
     render_samples(draw_samples(open_run(Store(root), run), stage, n, source, seed), console())
 
 
+@app.command("report")
+def mix_report(run: RunName = "nano", root: Root = Path("runs")) -> None:
+    """Write the mix as a page to look at in a browser, and print its path."""
+    from data_pipeline.inspection.report.write import write_mix_report
+    from stemma.pipeline import open_run, open_work
+
+    store = Store(root)
+    print(write_mix_report(open_run(store, run), store.root / run, run, open_work(store, run)))
+
+
 @app.command("edit")
 def mix_edit(
     run: Annotated[str, typer.Argument(help="the run's name, such as nano")],

@@ -112,14 +112,21 @@ def print_report(run: "Run", out: Console) -> None:
             f"  (transformers loads it; `stemma chat {run.name}`)"
         )
     out.print(f"The report: {_short(path)}")
+    for page in sorted((run.folder / "reports").glob("*.html")):
+        out.print(f"  in a browser: {_short(page)}")
 
 
 def write_report(run: "Run") -> Path:
-    """Write ``report.md``, ``report.json`` and ``report.svg`` into the run's folder; returns the first."""
+    """Write ``report.md``, ``.json`` and ``.svg``, and the pages in ``reports/``, into the run's folder;
+    returns the first.
+    """
+    from data_pipeline.inspection.report.write import write_reports
+
     found = rows(run.artifacts)
     path = run.folder / "report.md"
     write_json(run.folder / "report.json", {"run": run.name, "rows": found})
-    write_atomic(path, markdown(run, found))
+    pages = write_reports(run.artifacts, run.folder, run.name)
+    write_atomic(path, markdown(run, found, [page.relative_to(run.folder).as_posix() for page in pages]))
     write_atomic(run.folder / "report.svg", picture(run.name, found))
     return path
 
@@ -134,8 +141,8 @@ def picture(name: str, found: list[dict[str, Any]]) -> str:
     return re.sub(r"@font-face \{.*?\}", "", drawn, flags=re.DOTALL)
 
 
-def markdown(run: "Run", found: list[dict[str, Any]]) -> str:
-    """The report's text: the closing table, task scores, and the tree of artifacts."""
+def markdown(run: "Run", found: list[dict[str, Any]], pages: list[str]) -> str:
+    """The report's text: the closing table, task scores, links to pages, and the tree of artifacts."""
     lines = [f"# Run {run.name}", "", run.profile.description, ""]
     header = [
         "stage",
@@ -159,6 +166,9 @@ def markdown(run: "Run", found: list[dict[str, Any]]) -> str:
         )
     if line := reward_line(found):
         lines += ["", line]
+    if pages:
+        links = ", ".join(f"[{Path(page).stem}]({page})" for page in pages)
+        lines += ["", f"To look at in a browser: {links}"]
     if run.artifacts:
         last = list(run.artifacts.values())[-1]
         lines += ["", "## What was made from what", "", "```mermaid", mermaid(last, run.store), "```"]

@@ -112,7 +112,8 @@ def parsed(row: dict[str, Any]) -> dict[str, Any]:
     decisions = json.loads(row["decisions"]) if row.get("decisions") else {}
     found = {**row, "decisions": decisions}
     if "tokens" in row:
-        found |= {"tokens": row.get("document_tokens", row["tokens"]), "start": row.get("start", 0)}
+        whole = row.get("document_tokens", row["tokens"])
+        found |= {"tokens": whole, "document_tokens": whole, "start": row.get("start", 0)}
     return found
 
 

@@ -122,7 +122,7 @@ def composition(
     """Stacked bars, one per entry: domains above with their shares, their sources below in shades."""
     canvas = _Canvas(width)
     wide = width > 600
-    left = min(170.0, 24 + CHARACTER * max(len(stack.name) for stack in stacks)) if wide else 0.0
+    left = min(190.0, 20 + 7.8 * max(len(stack.name) for stack in stacks)) if wide else 0.0
     y = 4.0
     for stack in stacks:
         if wide:

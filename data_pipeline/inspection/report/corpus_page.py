@@ -5,16 +5,22 @@ from collections.abc import Mapping
 
 from data_pipeline.inspection.report.charts import Loss, coarser, histogram, quantile, sankey
 from data_pipeline.inspection.report.corpus_figures import CorpusFigures, SourceFigures
+from data_pipeline.inspection.report.corpus_texts import (
+    contamination,
+    duplicates,
+    is_duplicate,
+    rejects,
+    samples,
+)
 from data_pipeline.inspection.report.page import (
     OTHER,
     Bar,
     Notice,
     Section,
     bars,
-    card,
-    clip,
     colour_of,
     compact,
+    counted,
     details,
     dot,
     figure,
@@ -22,12 +28,14 @@ from data_pipeline.inspection.report.page import (
     page,
     share,
     size,
+    soft,
     table,
     text,
+    titled,
 )
 
-EXCERPT = 1_600  # characters of a text shown
 FEW = 0.25  # of a source kept: worth a look
+PARTS = (0.05, 0.25, 0.5, 0.75, 0.95)  # quantiles in the table of lengths
 
 
 def corpus_page(figures: CorpusFigures, run: str) -> str:
@@ -81,16 +89,19 @@ def corpus_page(figures: CorpusFigures, run: str) -> str:
             "rejects",
             "Rejects",
             "Rules by what they dropped, with examples to judge them by.",
-            _rejects(figures),
+            rejects(figures),
         ),
         Section(
             "duplicates",
             "Duplicates",
             "Clusters of documents that are equal or nearly so; one of each is kept.",
-            _clusters(figures, colours),
+            duplicates(figures, colours),
         ),
         Section(
-            "contamination", "Contamination", "What documents share with evaluation sets.", _hits(figures)
+            "contamination",
+            "Contamination",
+            "What documents share with evaluation sets.",
+            contamination(figures),
         ),
         Section(
             "origins", "Origins", "Where the kept text comes from, by bytes.", _origins(figures, colours)
@@ -105,7 +116,7 @@ def corpus_page(figures: CorpusFigures, run: str) -> str:
             "samples",
             "Samples",
             "Kept documents drawn at random, some of each source.",
-            _samples(figures, colours),
+            samples(figures, colours),
         ),
     ]
     return page(
@@ -121,9 +132,7 @@ def corpus_page(figures: CorpusFigures, run: str) -> str:
 
 
 def _duplicates(figures: CorpusFigures) -> int:
-    return sum(
-        number for rule, number in figures.rules.items() if "duplicate" in rule and "n_grams" not in rule
-    )
+    return sum(number for rule, number in figures.rules.items() if is_duplicate(rule))
 
 
 def _notices(figures: CorpusFigures) -> list[Notice]:
@@ -238,57 +247,25 @@ def _source_row(source: SourceFigures, colours: Mapping[str, int]) -> list[str]:
 
 
 def _lengths(figures: CorpusFigures, colours: Mapping[str, int]) -> str:
-    made = []
+    made, rows = [], []
     for domain, entry in sorted(figures.statistics["domains"].items()):
-        if not entry["document_characters"]["counts"]:
+        lengths, number = entry["document_characters"], colours.get(domain, OTHER)
+        if not lengths["counts"]:
             continue
-        edges, counts = coarser(entry["document_characters"])
-        median = quantile(entry["document_characters"]["edges"], entry["document_characters"]["counts"], 0.5)
-        number = colours.get(domain, OTHER)
-        made.append(
-            f"<figure><h4>{dot(number)}{text(domain)} <span class='soft'>{entry['documents']:,} documents, "
-            f"{size(entry['bytes'])}</span></h4>"
-            + histogram(
-                edges,
-                counts,
-                number,
-                f"Characters per document of {domain}",
-                compact,
-                "documents",
-                median,
-                f"median {compact(median)}",
-            )
-            + "</figure>"
-        )
-    rows = [
-        [dot(colours.get(domain, OTHER)) + text(domain), f"{entry['documents']:,}"]
-        + [
-            compact(
-                quantile(entry["document_characters"]["edges"], entry["document_characters"]["counts"], part)
-            )
-            for part in (0.05, 0.25, 0.5, 0.75, 0.95)
-        ]
-        + [
-            f"{entry['characters'] / max(1, entry['lines']):,.0f}",
-            f"{entry['bytes'] / max(1, entry['characters']):.2f}",
-        ]
-        for domain, entry in sorted(figures.statistics["domains"].items())
-        if entry["documents"]
-    ]
-    headings = (
-        "domain",
-        "documents",
-        "5%",
-        "25%",
-        "median",
-        "75%",
-        "95%",
-        "characters per line",
-        "bytes per character",
-    )
-    return f'<div class="multiples">{"".join(made)}</div>' + details(
-        "The figures", table(headings, rows, range(1, 9))
-    )
+        at = {part: quantile(lengths["edges"], lengths["counts"], part) for part in PARTS}
+        edges, counts = coarser(lengths)
+        label = f"median {compact(at[0.5])}"
+        drawn = histogram(edges, counts, number, f"Lengths in {domain}", compact, "documents", at[0.5], label)
+        about = soft(f"{counted(entry['documents'], 'document')}, {size(entry['bytes'])}")
+        made.append(titled(f"{dot(number)}{text(domain)} {about}", drawn))
+        per_line = entry["characters"] / max(1, entry["lines"])
+        width = entry["bytes"] / max(1, entry["characters"])
+        cells = [f"{entry['documents']:,}", *map(compact, at.values()), f"{per_line:,.0f}", f"{width:.2f}"]
+        rows.append([dot(number) + text(domain), *cells])
+    parts = [f"{part:.0%}" if part != 0.5 else "median" for part in PARTS]
+    headings = ("domain", "documents", *parts, "characters per line", "bytes per character")
+    figures_table = details("The figures", table(headings, rows, range(1, 9)))
+    return f'<div class="multiples">{"".join(made)}</div>{figures_table}'
 
 
 def _quality(figures: CorpusFigures, colours: Mapping[str, int]) -> str:
@@ -299,150 +276,44 @@ def _quality(figures: CorpusFigures, colours: Mapping[str, int]) -> str:
     made = []
     for domain, counts in sorted(found.by_domain.items()):
         median, number = quantile(edges, counts, 0.5), colours.get(domain, OTHER)
-        drawn = histogram(
-            edges,
-            counts,
-            number,
-            f"Quality of {domain}",
-            lambda v: f"{v:g}",
-            "documents",
-            median,
-            f"median {median:.2f}",
-        )
-        made.append(
-            f"<figure><h4>{dot(number)}{text(domain)} <span class='soft'>{sum(counts):,} documents</span></h4>{drawn}</figure>"
-        )
+        label = f"median {median:.2f}"
+        drawn = histogram(edges, counts, number, f"Quality of {domain}", short, "documents", median, label)
+        about = soft(counted(sum(counts), "document"))
+        made.append(titled(f"{dot(number)}{text(domain)} {about}", drawn))
     total = sum(found.topics.values()) or 1
-    topics = bars(
-        [
-            Bar(name, number, f"{number:,} ({share(number / total)})", 0)
-            for name, number in found.topics.items()
-        ],
-        16,
-    )
-    criteria = bars(
-        [
-            Bar(name.replace("_", " "), mean, f"{mean:.2f}", 1)
-            for name, mean in sorted(found.criteria.items(), key=lambda item: -item[1])
-        ],
-        16,
-    )
-    return (
-        f'<div class="multiples">{"".join(made)}</div><div class="two"><div><h3>Topics</h3>{topics}</div>'
-        f"<div><h3>Criteria, mean over documents</h3>{criteria}</div></div>"
-    )
-
-
-def _rejects(figures: CorpusFigures) -> str:
-    if not figures.rules:
-        return '<p class="note">Nothing was rejected.</p>'
-    total = sum(documents for documents, _ in figures.read.values()) or 1
-    counted = figures.statistics["total"]["rejected"]
-    drawn = bars(
-        [
-            Bar(rule.replace("_", " "), number, f"{number:,} ({share(number / total)})", 5)
-            for rule, number in figures.rules.items()
-        ]
-    )
-    cards = []
-    for rule, rows in figures.examples.items():
-        values = counted.get(rule, {}).get("values")
-        spread = ""
-        if values and len(values["counts"]) > 1:
-            edges, counts = coarser(values, 24)
-            spread = f'<div class="multiples"><figure><h4>Values that broke it</h4>{histogram(edges, counts, 5, f"Values of {rule}", lambda v: f"{v:g}", "documents")}</figure></div>'
-        elif kinds := counted.get(rule, {}).get("kinds"):
-            spread = bars([Bar(kind, number, f"{number:,}", 5) for kind, number in kinds.items()], 8)
-        shown = "".join(
-            f'<div class="piece"><p>{text(row["source"])} · value {text(row["value"]) or "–"} · <code>{text(row["id"])}</code> · {text(row["origin"])}</p>{excerpt(row["text"], 700)}</div>'
-            for row in rows
-        )
-        cards.append(
-            card(
-                f"<b>{text(rule.replace('_', ' '))}</b> <span class='soft'>{figures.rules[rule]:,} documents</span>",
-                spread + shown,
-            )
-        )
-    return drawn + f'<h3>Examples</h3><div class="cards">{"".join(cards)}</div>'
-
-
-def _clusters(figures: CorpusFigures, colours: Mapping[str, int]) -> str:
-    sizes = figures.statistics["total"]["clusters"]["sizes"]
-    if not sizes["counts"] and not figures.clusters:
-        return '<p class="note">No duplicates were found.</p>'
-    made = ""
-    if sizes["counts"]:
-        made = (
-            '<div class="multiples"><figure><h4>Documents per cluster</h4>'
-            + histogram(sizes["edges"], sizes["counts"], 3, "Documents per cluster", compact, "clusters")
-            + "</figure></div>"
-        )
-    domains = {source.name: source.domain for source in figures.sources}
-    cards = [
-        card(
-            f"<b>{entry['size']:,} documents</b> {dot(colours.get(domains.get(entry['source'], ''), OTHER))}{text(entry['source'])} "
-            f"<span class='soft'>kept <code>{text(entry['survivor'])}</code> · {text(entry['origin'])}</span>",
-            excerpt(entry.get("text", ""), 700)
-            or '<p class="note">Its text was not among the files looked at.</p>',
-        )
-        for entry in figures.clusters
+    topics = [
+        Bar(name, number, f"{number:,} ({share(number / total)})", 0) for name, number in found.topics.items()
     ]
-    return made + "<h3>Largest clusters</h3>" + "".join(cards)
-
-
-def _hits(figures: CorpusFigures) -> str:
-    if not figures.hit_count:
-        known = (figures.artifact.path / "contamination.parquet").is_file()
-        return (
-            '<p class="note">Nothing is shared with the evaluation sets that were read.</p>' if known else ""
-        )
-    cards = []
-    for hit in figures.hits:
-        shared = str(hit.get("text", ""))
-        sides = "".join(
-            f'<div class="piece"><p>{title} · <code>{text(name)}</code></p>{excerpt(str(hit.get(column, "")), 700, shared)}</div>'
-            for title, name, column in (
-                (hit["source"], hit["id"], "document_excerpt"),
-                (hit["evaluation_source"], hit["evaluation_item"], "evaluation_excerpt"),
-            )
-        )
-        cards.append(
-            card(
-                f"<b>{text(hit['evaluation_source'])}</b> <span class='soft'>in {text(hit['source'])} · {text(hit['rule'])} · "
-                f"{hit['n']}-grams, {hit.get('words', '')} words shared</span>",
-                sides,
-            )
-        )
-    more = figures.hit_count - len(figures.hits)
-    return "".join(cards) + (
-        f'<p class="note">and {more:,} more in contamination.parquet</p>' if more > 0 else ""
+    ranked = sorted(found.criteria.items(), key=lambda item: -item[1])
+    criteria = [Bar(name.replace("_", " "), mean, f"{mean:.2f}", 1) for name, mean in ranked]
+    return (
+        f'<div class="multiples">{"".join(made)}</div>'
+        f'<div class="two"><div><h3>Topics</h3>{bars(topics, 16)}</div>'
+        f"<div><h3>Criteria, mean over documents</h3>{bars(criteria, 16)}</div></div>"
     )
+
+
+def short(value: float) -> str:
+    """An edge that is a part of 1."""
+    return f"{value:g}"
 
 
 def _origins(figures: CorpusFigures, colours: Mapping[str, int]) -> str:
     made = []
     for domain, entry in sorted(figures.statistics["domains"].items()):
-        if not entry["origins"]:
-            continue
-        rows = [
-            Bar(
-                place["origin"],
-                place["bytes"],
-                size(place["bytes"]),
-                colours.get(domain, OTHER),
-                tip=f"{place['origin']}\n{place['documents']:,} documents",
-            )
-            for place in entry["origins"]
-        ]
+        number = colours.get(domain, OTHER)
+        rows = []
+        for place in entry["origins"]:
+            tip = f"{place['origin']}\n{counted(place['documents'], 'document')}"
+            rows.append(Bar(place["origin"], place["bytes"], size(place["bytes"]), number, tip=tip))
         rest = entry["other_origins"]
-        note = (
-            f'<p class="note">{rest["origins"]:,} other origins hold {size(rest["bytes"])}</p>'
-            if rest["origins"]
-            else ""
-        )
-        made.append(
-            f"<div><h3>{dot_heading(colours.get(domain, OTHER))}{text(domain)}</h3>{bars(rows, 10)}{note}</div>"
-        )
+        note = f"{counted(rest['origins'], 'other origin')}: {size(rest['bytes'])}" if rest["origins"] else ""
+        if rows:
+            made.append(
+                f"<div><h4>{dot(number)}{text(domain)}</h4>{bars(rows, 10)}"
+                + (f'<p class="note">{note}</p>' if note else "")
+                + "</div>"
+            )
     return f'<div class="two">{"".join(made)}</div>' if made else ""
 
 
@@ -450,52 +321,16 @@ def _languages(figures: CorpusFigures) -> str:
     total = figures.statistics["total"]
     spoken = sorted(total["language"].items(), key=lambda item: (-item[1], item[0]))
     every = sum(number for _, number in spoken) or 1
-    left = bars(
-        [
-            Bar(name or "not stated", number, f"{number:,} ({share(number / every)})", 0)
-            for name, number in spoken
-        ],
-        12,
-    )
+    rows = [
+        Bar(name or "not stated", number, f"{number:,} ({share(number / every)})", 0)
+        for name, number in spoken
+    ]
     right = ""
     if total["language_score"]["counts"]:
         edges, counts = coarser(total["language_score"])
-        right = (
-            "<figure><h4>Score of the language filter, kept documents</h4>"
-            + histogram(edges, counts, 4, "Language scores", lambda v: f"{v:g}", "documents")
-            + "</figure>"
-        )
-    dropped = total["rejected"].get("language", {}).get("kinds", {})
-    if dropped:
-        right += "<h3>Dropped as another language</h3>" + bars(
-            [Bar(name, number, f"{number:,}", 5) for name, number in dropped.items()], 8
-        )
-    return f'<div class="two"><div>{left}</div><div>{right}</div></div>' if spoken else ""
-
-
-def _samples(figures: CorpusFigures, colours: Mapping[str, int]) -> str:
-    cards = [
-        card(
-            f"{dot(colours.get(row['domain'], OTHER))}<b>{text(row['source'])}</b> "
-            f"<span class='soft'>{len(row['text']):,} characters · <code>{text(row['id'])}</code> · {text(row['origin'])}</span>",
-            excerpt(row["text"]),
-            opened=at == 0,
-        )
-        for at, row in enumerate(figures.samples)
-    ]
-    return "".join(cards)
-
-
-def dot_heading(colour: int) -> str:
-    """A colour in front of a heading."""
-    return f'<i style="display:inline-block;width:10px;height:10px;border-radius:3px;margin-right:8px" class="b{colour}"></i>'
-
-
-def excerpt(value: str, length: int = EXCERPT, marked: str = "") -> str:
-    """The beginning of a text as it is, with a part of it marked where it is in there; empty for none."""
-    if not value:
-        return ""
-    shown = text(clip(value, length))
-    if marked and (needle := text(marked)) in shown:
-        shown = shown.replace(needle, f"<mark>{needle}</mark>", 1)
-    return f'<pre class="text-sample" tabindex="0">{shown}</pre>'
+        drawn = histogram(edges, counts, 4, "Language scores", short, "documents")
+        right = titled("Score of the language filter, kept documents", drawn)
+    if dropped := total["rejected"].get("language", {}).get("kinds", {}):
+        others = [Bar(name, number, f"{number:,}", 5) for name, number in dropped.items()]
+        right += f"<h3>Dropped as another language</h3>{bars(others, 8)}"
+    return f'<div class="two"><div>{bars(rows, 12)}</div><div>{right}</div></div>' if spoken else ""

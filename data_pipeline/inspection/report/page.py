@@ -236,7 +236,28 @@ def details(summary: str, body: str) -> str:
 
 def card(summary: str, body: str, opened: bool = False) -> str:
     """A framed thing to unfold; both are HTML."""
-    return f'<details class="card"{" open" if opened else ""}><summary>{summary}</summary><div>{body}</div></details>'
+    state = " open" if opened else ""
+    return f'<details class="card"{state}><summary>{summary}</summary><div>{body}</div></details>'
+
+
+def piece(about: str, body: str) -> str:
+    """A text under a line about it; both are HTML."""
+    return f'<div class="piece"><p>{about}</p>{body}</div>'
+
+
+def titled(heading: str, drawing: str) -> str:
+    """A drawing under a heading; both are HTML."""
+    return f"<figure><h4>{heading}</h4>{drawing}</figure>"
+
+
+def soft(inside: str) -> str:
+    """What matters less; HTML."""
+    return f'<span class="soft">{inside}</span>'
+
+
+def counted(number: int, thing: str) -> str:
+    """A number of things, in words."""
+    return f"{number:,} {thing}{'' if number == 1 else 's'}"
 
 
 def dot(colour: int) -> str:
