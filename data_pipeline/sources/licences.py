@@ -12,7 +12,8 @@ UNKNOWN = "LicenseRef-unknown"  # there is a licence file, and it is none that i
 SPDX = re.compile(rb"SPDX-License-Identifier:[ \t]*([A-Za-z0-9.+()\- \t]+)")
 FILE = re.compile(r"^(?:licen[cs]e|copying|unlicense)(?:[.\-_].*)?$", re.IGNORECASE)
 
-# words that tell licences apart, in the order they are looked for: the more special one first
+# words that tell licences apart, lower-case and without commas; of those that begin with the same words, the
+# more special one first
 TEXTS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("AGPL-3.0-only", ("gnu affero general public license version 3",)),
     ("LGPL-3.0-only", ("gnu lesser general public license version 3",)),
@@ -30,13 +31,13 @@ TEXTS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("Unlicense", ("this is free and unencumbered software released into the public domain",)),
     ("BSL-1.0", ("boost software license - version 1.0",)),
     ("Zlib", ("this software is provided 'as-is'", "altered source versions must be plainly marked")),
-    ("ISC", ("permission to use, copy, modify, and/or distribute this software for any purpose",)),
-    ("ISC", ("permission to use, copy, modify, and distribute this software for any purpose",)),
+    ("ISC", ("permission to use copy modify and/or distribute this software for any purpose",)),
+    ("ISC", ("permission to use copy modify and distribute this software for any purpose",)),
     (
         "MIT",
-        ("permission is hereby granted, free of charge", "the above copyright notice and this permission"),
+        ("permission is hereby granted free of charge", "the above copyright notice and this permission"),
     ),
-    ("MIT-0", ("permission is hereby granted, free of charge",)),
+    ("MIT-0", ("permission is hereby granted free of charge",)),
     ("BSD-3-Clause", ("redistribution and use in source and binary forms", "endorse or promote products")),
     ("BSD-2-Clause", ("redistribution and use in source and binary forms",)),
 )
@@ -53,11 +54,13 @@ def of_text(text: str) -> str:
     Which versions of a GNU licence are allowed beside the one at hand is said in the files, not in its text:
     the strict reading (``-only``) is given.
     """
-    plain = re.sub(r"[\s,]+", " ", text.lower().replace(",", " ")) if text else ""
-    for name, phrases in TEXTS:
-        if all(re.sub(r"[\s,]+", " ", phrase) in plain for phrase in phrases):
-            return name
-    return UNKNOWN
+    plain = re.sub(r"[\s,]+", " ", text.lower())
+    fits = [
+        (plain.index(phrases[0]), order, name)
+        for order, (name, phrases) in enumerate(TEXTS)
+        if all(phrase in plain for phrase in phrases)
+    ]
+    return min(fits)[2] if fits else UNKNOWN  # licences name others, but after themselves
 
 
 def in_file(head: bytes) -> str:

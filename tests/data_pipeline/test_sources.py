@@ -30,7 +30,7 @@ from data_pipeline.config import (
     PythonSource,
 )
 from data_pipeline.config.sources import used_for
-from data_pipeline.sources import find, read, readers
+from data_pipeline.sources import documents, find, read, readers, units
 from data_pipeline.sources.packages import OutOfReach
 from data_pipeline.sources.streams import lines, lines_from
 
@@ -45,12 +45,12 @@ def local(*urls: object, **more: object) -> LocalSource:
 def items_of(source, cache=None, offline=True):
     """(origin, item) of everything in a source, unit by unit."""
     found = find.look(source, cache, offline)
-    return [each for unit in read.units("s", source, found) for each in read.read(source, unit)]
+    return [each for unit in units.units("s", source, found) for each in read.read(source, unit)]
 
 
 @given(st.text(alphabet="aé漢😀\n ", max_size=400), st.integers(8, 60))
 def test_parts_are_short_enough_and_join_to_the_text(text, limit):
-    cut = read.parts(text, limit)
+    cut = documents.parts(text, limit)
     assert "".join(cut) == text
     assert all(len(part.encode()) <= limit for part in cut)
     assert all(cut) or text == ""
@@ -58,7 +58,7 @@ def test_parts_are_short_enough_and_join_to_the_text(text, limit):
 
 def test_units_hold_every_file_once_and_do_not_grow():
     files = {f"f{number:03d}": 700_000 for number in range(10)}
-    cut = read.units("s", local("x"), find.Found(files, "", ""))
+    cut = units.units("s", local("x"), find.Found(files, "", ""))
     assert [name for unit in cut for name in unit.files] == list(files)
     assert all(len(unit.files) <= 2 for unit in cut)
     assert [unit.number for unit in cut] == list(range(5))
@@ -66,7 +66,7 @@ def test_units_hold_every_file_once_and_do_not_grow():
 
 def test_a_large_source_has_a_bounded_number_of_units_and_a_compressed_archive_few():
     files = {f"f{number:06d}": 1_000_000 for number in range(50_000)}
-    assert len(read.units("s", local("x"), find.Found(files, "", ""))) <= read.MAX_UNITS * 1.1
+    assert len(units.units("s", local("x"), find.Found(files, "", ""))) <= units.MAX_UNITS * 1.1
     source = DebianSource(
         package="ab",
         version="1",
@@ -75,8 +75,8 @@ def test_a_large_source_has_a_bounded_number_of_units_and_a_compressed_archive_f
         members=("*",),
         **TEXT,
     )
-    cut = read.units("s", source, find.Found(files, "/cache/ab_1_all.deb", ""))
-    assert len(cut) <= read.ARCHIVE_PASSES + 1
+    cut = units.units("s", source, find.Found(files, "/cache/ab_1_all.deb", ""))
+    assert len(cut) <= units.ARCHIVE_PASSES + 1
 
 
 def test_a_sample_of_files_is_whole_stable_and_within_the_limit():
@@ -163,7 +163,7 @@ def test_an_installed_tree_is_read_as_source_code_with_its_licences(tmp_path):
     assert all("/hypothesis/vendor/" in origin for origin, _ in by_rule["vendored"])
     tree = tmp_path / "tree"
     (tree / "src").mkdir(parents=True)
-    mit = "Permission is hereby granted, free of charge\nThe above copyright notice and this permission"
+    mit = "Permission is hereby granted, free of charge.\nThe above copyright notice and this\npermission"
     (tree / "LICENSE").write_text(mit)
     (tree / "src" / "a.c").write_text("int a;\n")
     (tree / "src" / "b.c").write_text("/* SPDX-License-Identifier: Zlib */\nint b;\n")
@@ -188,12 +188,12 @@ def test_every_line_is_in_exactly_one_range_wherever_a_file_is_cut(texts, ended,
 
 
 def test_a_large_jsonl_file_is_cut_by_bytes_and_no_line_is_lost_or_doubled(tmp_path, monkeypatch):
-    monkeypatch.setattr(read, "UNIT_BYTES", 1_000)
+    monkeypatch.setattr(units, "UNIT_BYTES", 1_000)
     rows = [f"{number} é {'x' * (number % 97)}" for number in range(400)]
     (tmp_path / "a.jsonl").write_text("".join(json.dumps({"text": row}) + "\n" for row in rows))
     source = local(tmp_path / "a.jsonl", format="jsonl")
     found = find.look(source, None, True)
-    cut = read.units("s", source, found)
+    cut = units.units("s", source, found)
     assert len(cut) > 20
     assert len({unit.files for unit in cut}) == 1
     items = [each for unit in reversed(cut) for each in read.read(source, unit)]
@@ -201,15 +201,15 @@ def test_a_large_jsonl_file_is_cut_by_bytes_and_no_line_is_lost_or_doubled(tmp_p
     assert len({origin for origin, _ in items}) == len(rows)
     (tmp_path / "a.jsonl.xz").write_bytes(lzma.compress((tmp_path / "a.jsonl").read_bytes() * 200))
     packed = local(tmp_path / "a.jsonl.xz", format="jsonl")
-    assert len(read.units("s", packed, find.look(packed, None, True))) == 1
+    assert len(units.units("s", packed, find.look(packed, None, True))) == 1
 
 
 def test_a_large_parquet_file_is_cut_by_row_groups(tmp_path, monkeypatch):
-    monkeypatch.setattr(read, "UNIT_BYTES", 2_000)
+    monkeypatch.setattr(units, "UNIT_BYTES", 2_000)
     rows = [f"{number} {hash(str(number))}" for number in range(1_000)]
     pq.write_table(pa.table({"text": rows}), tmp_path / "a.parquet", row_group_size=50)
     source = local(tmp_path / "a.parquet", format="parquet")
-    cut = read.units("s", source, find.look(source, None, True))
+    cut = units.units("s", source, find.look(source, None, True))
     assert len(cut) > 3
     items = [each for unit in cut for each in read.read(source, unit)]
     assert [item.text for _, item in items] == rows
@@ -283,7 +283,7 @@ def test_an_evaluation_source_given_to_the_reader_is_refused(tmp_path):
     source = local(tmp_path / "a.txt", use="eval", filters="")
     found = find.look(source, None, True)
     assert list(read.texts(source, found)) == [(f"file://{tmp_path}/a.txt#0", "secret")]
-    reader = read.SourceReader(read.units("s", source, found), {"s": source}, 1_000, 1_000, None)
+    reader = documents.SourceReader(units.units("s", source, found), {"s": source}, 1_000, 1_000, None)
     with pytest.raises(ValueError, match="never becomes documents"):
         list(reader.run(None))
 
@@ -313,12 +313,12 @@ def test_compressed_members_of_an_archive_are_decompressed(tmp_path, pack):
 MEASURE = """
 import gzip, json, resource, sys
 from data_pipeline.config import LocalSource
-from data_pipeline.sources import find, read
+from data_pipeline.sources import find, read, units
 source = LocalSource(urls=(sys.argv[1],), format="jsonl", domain="web", licence="MIT", filters="prose")
 found = find.look(source, None, True)
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 count = size = 0
-for unit in read.units("s", source, found):
+for unit in units.units("s", source, found):
     for _, item in read.read(source, unit):
         count, size = count + 1, size + len(item.text)
 print(json.dumps([count, size, (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024]))
