@@ -1,0 +1,62 @@
+"""What the documentation shows works: profiles load, commands and options exist, linked files are there."""
+
+import re
+import shlex
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+import yaml
+
+from stemma.cli import app
+from stemma.profile import Profile, profile_path
+
+ROOT = Path(__file__).parents[2]
+PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
+
+
+def merged(tree: Any, part: Any) -> Any:
+    if not (isinstance(tree, dict) and isinstance(part, dict)):
+        return part
+    return tree | {key: merged(tree.get(key), value) for key, value in part.items()}
+
+
+def test_every_profile_part_of_the_data_guide_loads() -> None:
+    tree = yaml.safe_load(profile_path("nano").read_text())
+    parts = re.findall(r"```yaml\n(.*?)```", (ROOT / "docs" / "data.md").read_text(), re.DOTALL)
+    for part in parts:
+        tree = merged(tree, yaml.safe_load(part))
+    profile = Profile.model_validate(tree)
+    assert profile.data.dedup.prefer == ("papers",)  # the last parts are in it, too
+    assert len(parts) >= 5
+
+
+def commands(page: Path) -> list[str]:
+    blocks = "\n".join(re.findall(r"```\w*\n(.*?)```", page.read_text(), re.DOTALL))
+    found = re.findall(r"^\s*(stemma .*?)(?:\s{2,}|\s#|$)", blocks, re.MULTILINE)
+    return found + re.findall(r"`(stemma [a-z][^`|]*)`", page.read_text())
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_command_shown_exists_with_its_options(page: Path) -> None:
+    for line in commands(page):
+        here: Any = typer.main.get_command(app)
+        words = shlex.split(line)[1:]
+        while words and hasattr(here, "commands"):
+            name = words.pop(0)
+            if name.startswith("-"):
+                break
+            assert name in here.commands, line
+            here = here.commands[name]
+        known = {option for parameter in here.params for option in parameter.opts} | {"--help", "--version"}
+        for word in words:
+            if word.startswith("-"):
+                assert word.split("=")[0] in known, f"{line}: {word} is not one of {sorted(known)}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_linked_file_is_there(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)#]+)", page.read_text()):
+        if "://" not in target:
+            assert (page.parent / target).exists(), target
