@@ -162,7 +162,7 @@ def edited(text: str, share: float, rng: random.Random) -> str:
 
 def write(folder: Path, texts: list[str], shards: int) -> None:
     """Documents as the corpus stage hands them to deduplication. Ids are the texts' hashes."""
-    from data_pipeline.cleaning.filters import DRAFTS
+    from data_pipeline.cleaning.records import DRAFTS
 
     folder.mkdir()
     for shard in range(shards):
@@ -235,7 +235,7 @@ def stock(pool: Any, clean: Path, at: Path, config: DedupConfig) -> set[str]:
     from datatrove.pipeline.readers import ParquetReader
     from datatrove.utils.hashing import HashConfig
 
-    from data_pipeline.cleaning.filters import DRAFTS, REJECTS, Tally, to_draft, to_row, writer
+    from data_pipeline.cleaning.records import DRAFTS, REJECTS, Tally, to_draft, to_row, writer
 
     fresh(pool, at)
     tasks = len(list(clean.glob("*.parquet")))

@@ -3,6 +3,8 @@
     <index>/<nnnnn>/table.json        format, parameters, documents, size and SHA-256 of every file
     <index>/<nnnnn>/*.npy             a part, as parts.py says; bands with the leaders of each key
     <index>/<nnnnn>/clusters.parquet  id, cluster (id of the survivor), method, matched (id), similarity
+    <index>/<nnnnn>/lines.npy         uint64, hashes of boilerplate lines, if lines are looked at
+    <index>/<nnnnn>/lines.parquet     source, line, documents: the most frequent of them, to be read by people
 
 Every run adds a table and copies the earlier ones as they are. With 14 bands of 8 hashes and ids of 20
 letters a document takes about 340 bytes: 112 for the signature, 12 for each band it leads.
@@ -98,14 +100,22 @@ def open_index(folder: Path, config: DedupConfig) -> tuple[list[Path], list[int]
     return tables, documents
 
 
-def write_table(folder: Path, parts: Parts, matches: Path, bands: Iterable[str], config: DedupConfig) -> None:
+def write_table(
+    folder: Path,
+    parts: Parts,
+    matches: Path,
+    bands: Iterable[str],
+    extras: Iterable[Path],
+    config: DedupConfig,
+) -> None:
     """Write the new parts and the leaders that were found among them as one table of an index.
 
     Args:
         folder: of the table; there is none before.
-        parts: whose new parts are written. Their ``roots.npy`` and ``clusters.parquet`` exist.
+        parts: whose new parts are written.
         matches: folder of ``<band>.<partition>.{keys,leaders}.npy``.
         bands: names of the bands.
+        extras: files to add as they are.
         config: for the parameters.
     """
     draft = folder.with_name(f".{folder.name}.tmp")
@@ -120,7 +130,8 @@ def write_table(folder: Path, parts: Parts, matches: Path, bands: Iterable[str],
         concatenate(keys, draft / f"{band}.keys.npy")
         leaders = [path.with_name(path.name.replace(".keys.", ".leaders.")) for path in keys]
         concatenate(leaders, draft / f"{band}.docs.npy", parts.new, np.dtype(np.uint32))
-    shutil.copyfile(matches / "clusters.parquet", draft / "clusters.parquet")
+    for path in extras:
+        shutil.copyfile(path, draft / path.name)
     files = {path.name: [path.stat().st_size, sha256_file(path)] for path in sorted(draft.iterdir())}
     about = {"parameters": parameters(config), "documents": parts.starts[-1] - parts.new, "files": files}
     write_json(draft / "table.json", about)

@@ -11,31 +11,23 @@ bytes and signatures in turn. Merge holds about 100 bytes per dropped document, 
 
 import hashlib
 import os
-from collections import Counter
-from collections.abc import Iterator
-from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from datatrove.data import DocumentsPipeline
-from datatrove.pipeline.base import PipelineStep
 
-from data_pipeline.cleaning.filters import REJECTS
 from data_pipeline.config.dedup import DedupConfig
 from data_pipeline.dedup.index import CLUSTERS, write_table
 from data_pipeline.dedup.matching import Dropped, estimated, match, same_digest
 from data_pipeline.dedup.minhash import band_keys, signatures
+from data_pipeline.dedup.outputs import Outputs, Step, read, replaced
 from data_pipeline.dedup.parts import EXACT_BAND, I64, Parts, load, near_bands, order_of, save
-from stemma.core.files import write_json
 
 EXACT, NEAR = "exact_duplicate", "near_duplicate"
 PARTITION = 500_000  # entries of a band in one rank, about
-BATCH_ROWS = 512  # documents read at a time
 MOST_KEYS = 1 << 64
 
 
@@ -74,19 +66,6 @@ class Pass:
 
     def part(self, rank: int) -> Path:
         return self.scratch / "parts" / f"{rank:05d}"
-
-
-class Step(PipelineStep):
-    """A step that begins from files: it takes no documents and yields none."""
-
-    type = "🫂 - DEDUP"
-
-    def run(self, data: DocumentsPipeline, rank: int = 0, world_size: int = 1) -> DocumentsPipeline:
-        self.work(rank)
-        yield from ()
-
-    def work(self, rank: int) -> None:
-        raise NotImplementedError
 
 
 class Hash(Step):
@@ -195,12 +174,15 @@ class Merge(Step):
 
     name = "merge"
 
-    def __init__(self, job: Pass, parts: Parts, partitions: int, table: Path) -> None:
+    def __init__(
+        self, job: Pass, parts: Parts, partitions: int, table: Path, extras: tuple[Path, ...]
+    ) -> None:
         super().__init__()
         self.job = job
         self.parts = parts
         self.partitions = partitions
         self.table = table
+        self.extras = extras
 
     def work(self, rank: int) -> None:
         parts, matches = self.parts, self.job.matches
@@ -227,7 +209,8 @@ class Merge(Step):
             save(parts.folders[index] / "exact.npy", dropped.exact[rows])
             save(parts.folders[index] / "cluster.npy", parts.take("ids", survivors[rows]).astype(np.bytes_))
             save(parts.folders[index] / "heads.npy", heads - start)
-        write_table(self.table, parts, matches, self.job.bands, self.job.config)
+        extras = (matches / "clusters.parquet", *self.extras)
+        write_table(self.table, parts, matches, self.job.bands, extras, self.job.config)
 
 
 def write_clusters(path: Path, parts: Parts, dropped: Dropped, survivors: I64) -> None:
@@ -268,82 +251,15 @@ class Sort(Step):
         dropped, exact, clusters, heads = (
             np.array(load(part / f"{name}.npy")) for name in ("dropped", "exact", "cluster", "heads")
         )
-        passed = {rule: [Counter[str](), Counter[str]()] for rule in job.rules}  # documents, bytes
-        with Outputs() as outputs:
-            start = 0
+        start = 0
+        with Outputs(f"{rank:05d}", job.rules, self.kept, self.rejects, self.tallies) as outputs:
             for batch in read(job.files[rank]):
-                table = pa.Table.from_batches([batch])
-                rule = np.full(len(table), "", object)
-                cluster = np.full(len(table), "", object)
-                rows = slice(*np.searchsorted(dropped, [start, start + len(table)]))
+                rule = np.full(len(batch), "", object)
+                cluster = np.asarray(batch.column("cluster").to_pylist(), object)
+                rows = slice(*np.searchsorted(dropped, [start, start + len(batch)]))
                 rule[dropped[rows] - start] = np.where(exact[rows], EXACT, NEAR)
                 cluster[dropped[rows] - start] = [name.decode() for name in clusters[rows]]
-                leading = heads[slice(*np.searchsorted(heads, [start, start + len(table)]))] - start
-                cluster[leading] = np.asarray(table["id"].to_pylist(), object)[leading]
-                start += len(table)
-                table = table.set_column(
-                    table.schema.get_field_index("cluster"), "cluster", pa.array(cluster, pa.string())
-                )
-                outputs.write(self.kept / f"{rank:05d}.parquet", table.filter(pa.array(rule == "")))
-                gone = np.zeros(len(table), np.bool_)
-                for name in job.rules:
-                    out = rule == name
-                    gone |= out
-                    rejected = with_rule(table, rule, cluster).filter(pa.array(out))
-                    outputs.write(self.rejects / name / f"{rank:05d}.parquet", rejected)
-                    count(passed[name], table.filter(pa.array(~gone)))
-        for name, (documents, sizes) in passed.items():
-            write_json(
-                self.tallies / name / f"{rank:05d}.json",
-                {source: [documents[source], sizes[source]] for source in documents},
-            )
-
-
-def with_rule(table: pa.Table, rule: Any, value: Any) -> pa.Table:
-    """A table of documents as one of rejects."""
-    table = table.select(REJECTS.names[:-2])
-    for name, column in (("rule", rule), ("value", value)):
-        table = table.append_column(name, pa.array(column, pa.string()))
-    return table
-
-
-def count(passed: list[Counter[str]], table: pa.Table) -> None:
-    """Add a table's documents and UTF-8 bytes per source."""
-    sizes = pc.binary_length(table["text"])
-    grouped = pa.table({"source": table["source"], "size": sizes}).group_by("source")
-    for row in grouped.aggregate([("size", "count"), ("size", "sum")]).to_pylist():
-        passed[0][row["source"]] += row["size_count"]
-        passed[1][row["source"]] += row["size_sum"]
-
-
-def read(path: Path, columns: list[str] | None = None) -> Iterator[pa.RecordBatch]:
-    """Batches of a Parquet file, one row group in memory at a time."""
-    with pq.ParquetFile(path) as file:
-        yield from file.iter_batches(BATCH_ROWS, columns=columns)
-
-
-class Outputs(ExitStack):
-    """Parquet files that appear when all is written; a file without rows does not."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.writers: dict[Path, pq.ParquetWriter] = {}
-
-    def write(self, path: Path, table: pa.Table) -> None:
-        if not table.num_rows:
-            return
-        if path not in self.writers:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            draft = path.with_name(f".{path.name}.tmp")
-            self.writers[path] = self.enter_context(pq.ParquetWriter(draft, table.schema, compression="zstd"))
-        self.writers[path].write_table(table)
-
-    def __exit__(self, *error: Any) -> bool | None:
-        result = super().__exit__(*error)
-        for path in self.writers:
-            draft = path.with_name(f".{path.name}.tmp")
-            if error[0] is None:
-                os.replace(draft, path)
-            else:
-                draft.unlink(missing_ok=True)
-        return result
+                leading = heads[slice(*np.searchsorted(heads, [start, start + len(batch)]))] - start
+                cluster[leading] = np.asarray(batch.column("id").to_pylist(), object)[leading]
+                start += len(batch)
+                outputs.write(replaced(pa.Table.from_batches([batch]), cluster=cluster), rule, cluster)

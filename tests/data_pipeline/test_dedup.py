@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data_pipeline.cleaning.filters import DRAFTS, REJECTS, tallied
+from data_pipeline.cleaning.records import DRAFTS, REJECTS, tallied
 from data_pipeline.config import DedupConfig
 from data_pipeline.dedup import matching, steps
 from data_pipeline.dedup.deduplicate import EXACT, NEAR, dedup_steps, deduplicate

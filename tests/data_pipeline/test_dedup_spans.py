@@ -1,0 +1,261 @@
+import random
+import re
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from data_pipeline.cleaning.ngrams import split, word_hashes
+from data_pipeline.cleaning.records import DRAFTS, tallied
+from data_pipeline.config import DedupConfig
+from data_pipeline.config.dedup import LinesConfig, SubstringConfig
+from data_pipeline.dedup import lines, substring
+from data_pipeline.dedup.deduplicate import EXACT, NEAR, dedup_steps, deduplicate
+from data_pipeline.dedup.lines import LINES, cut_lines
+from data_pipeline.dedup.parts import order_of
+from data_pipeline.dedup.substring import SUBSTRING, chosen, cut_repeated, fingerprints, sliding_least
+from tests.data_pipeline.test_dedup import Document, Inline, rows
+
+
+def write(folder: Path, shards: list[list[Document]], domain: str = "web") -> list[Path]:
+    folder.mkdir(parents=True)
+    for number, shard in enumerate(shards):
+        table = [
+            dict.fromkeys(DRAFTS.names, "") | {"id": n, "source": source, "text": text, "domain": domain}
+            for n, source, text in shard
+        ]
+        pq.write_table(pa.Table.from_pylist(table, schema=DRAFTS), folder / f"{number:05d}.parquet")
+    return sorted(folder.glob("*.parquet"))
+
+
+def texts(folder: Path) -> dict[str, str]:
+    return {row["id"]: row["text"] for row in rows(folder)}
+
+
+def shards_of(documents: list[Document], seed: int) -> list[list[Document]]:
+    rng = random.Random(seed)
+    shards: list[list[Document]] = [[] for _ in range(rng.randint(1, 3))]
+    for document in rng.sample(documents, len(documents)):
+        rng.choice(shards).append(document)
+    return shards
+
+
+# Substrings
+
+
+def covered(documents: list[Document], n: int, prefer: tuple[str, ...]) -> dict[str, list[bool]]:
+    """By brute force: which words of each document are in a window that an earlier place has."""
+    order = order_of([d[0] for d in documents], [d[1] for d in documents], prefer)
+    seen: set[tuple[str, ...]] = set()
+    result = {}
+    for row in np.argsort(order):
+        words = re.findall(r"\w+", documents[row][2])
+        flags = [False] * len(words)
+        for at in range(len(words) - n + 1):
+            window = tuple(words[at : at + n])
+            if window in seen:
+                flags[at : at + n] = [True] * n
+            seen.add(window)
+        result[documents[row][0]] = flags
+    return result
+
+
+@st.composite
+def patchworks(draw: st.DrawFn) -> list[Document]:
+    """Texts put together from common pieces and words of their own."""
+    rng = random.Random(draw(st.integers(0, 10**9)))
+    pieces = [[f"p{piece}x{word}" for word in range(rng.randint(1, 14))] for piece in range(5)]
+    pieces.append(["same"] * 9)
+    found = []
+    for number in range(draw(st.integers(1, 8))):
+        words: list[str] = []
+        for _ in range(rng.randint(0, 5)):
+            words += rng.choice(pieces) if rng.random() < 0.7 else [f"own{rng.randrange(40)}"]
+        joiner = rng.choice([" ", ", ", "\n"])
+        found.append((f"{number:020x}", rng.choice("ab"), joiner.join(words)))
+    return found
+
+
+@settings(max_examples=30, deadline=None)
+@given(patchworks(), st.integers(4, 9), st.integers(0, 99), st.sampled_from([(), ("b",)]))
+def test_exactly_the_repeated_words_are_cut(documents, n, seed, prefer):
+    expected = covered(documents, n, prefer)
+    config = SubstringConfig(words=n, max_share=1)
+    with tempfile.TemporaryDirectory() as name, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(substring, "PARTITION", random.Random(seed).choice([3, 20, 10**6]))
+        at = Path(name)
+        files = write(at / "in", shards_of(documents, seed))
+        cut_repeated(
+            Inline(seed), config, prefer, files, at / "kept", at / "scratch", at / "rejects", at / "tallies"
+        )
+        kept = texts(at / "kept")
+    for n_, _, text in documents:
+        left = [word for word, cut in zip(re.findall(r"\w+", text), expected[n_]) if not cut]
+        assert re.findall(r"\w+", kept[n_]) == left
+        if not any(expected[n_]):
+            assert kept[n_] == text  # punctuation and spaces too
+
+
+@given(st.lists(st.integers(0, 2**64 - 1), min_size=1, max_size=40), st.integers(1, 40))
+def test_the_sliding_least_is_the_least_of_each_stretch(values, width):
+    if width > len(values):
+        return
+    found = sliding_least(np.array(values, np.uint64), width).tolist()
+    assert found == [min(values[at : at + width]) for at in range(len(values) - width + 1)]
+
+
+@given(st.lists(st.sampled_from("abcd"), min_size=4, max_size=60), st.integers(4, 12))
+def test_every_window_has_its_fingerprint_among_the_chosen(words, n):
+    grams, least = fingerprints(word_hashes(split(" ".join(words))), n)
+    if len(words) < n:
+        assert not len(least)
+        return
+    assert len(least) == len(words) - n + 1
+    assert set(least.tolist()) == set(chosen(grams, least).tolist())
+
+
+def test_a_document_that_is_mostly_repeated_is_rejected_and_code_left_alone(tmp_path):
+    common = " ".join(f"c{n}" for n in range(60))
+    first = ("0" * 20, "s", common)
+    second = ("1" * 20, "s", common + " and ten words more of its own than that one")
+    for domain in ("web", "code"):
+        at = tmp_path / domain
+        files = write(at / "in", [[first], [second]], domain)
+        config = SubstringConfig(words=20, max_share=0.5)
+        out = [at / name for name in ("kept", "scratch", "rejects", "tallies")]
+        cut_repeated(Inline(), config, (), files, *out)
+        rejects = rows(at / "rejects" / SUBSTRING)
+        if domain == "code":
+            assert not rejects
+            continue
+        order = order_of([first[0], second[0]], ["s", "s"], ())
+        loser = (first, second)[int(np.argmax(order))]
+        assert [row["id"] for row in rejects] == [loser[0]]
+        assert rejects[0]["text"] == loser[2]  # as it was
+        assert float(rejects[0]["value"]) > 0.5
+        assert tallied(at / "tallies", SUBSTRING)["s"][0] == 1
+
+
+def test_a_line_end_in_a_gap_stays(tmp_path):
+    common = " ".join(f"c{n}" for n in range(10))
+    documents = [
+        ("0" * 20, "a", f"Intro one.\n{common}. \nThe end of one."),
+        ("1" * 20, "b", f"Intro two!\n{common}! \nHere it stops anew."),
+    ]
+    files = write(tmp_path / "in", [documents])
+    out = [tmp_path / name for name in ("kept", "scratch", "rejects", "tallies")]
+    cut_repeated(Inline(), SubstringConfig(words=10, max_share=0.8), ("a",), files, *out)
+    found = texts(tmp_path / "kept")
+    assert found["0" * 20] == documents[0][2]
+    assert found["1" * 20] == "Intro two!\n\nHere it stops anew."
+    assert '"repeated_share": 0.625' in rows(tmp_path / "kept")[1]["decisions"]
+
+
+# Lines
+
+
+def line_config(**changes) -> LinesConfig:
+    return LinesConfig(**{"max_documents": 2, "min_line": 5, "min_text": 0, **changes})
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(0, 10**9), st.integers(0, 99))
+def test_lines_of_too_many_documents_are_cut_everywhere(seed, layout):
+    rng = random.Random(seed)
+    stock = [f"Line number {n}" for n in range(6)] + ["abc", ""]
+    documents = []
+    for number in range(rng.randint(1, 12)):
+        chosen_lines = [rng.choice([rng.choice(stock), f"own {number}"]) for _ in range(rng.randint(0, 6))]
+        styled = [
+            rng.choice([line, line.upper(), f"  {line} ", line.replace(" ", "  ")]) for line in chosen_lines
+        ]
+        documents.append((f"{number:020x}", rng.choice("ab"), "\n".join(styled)))
+    config = line_config()
+
+    def fold(line: str) -> str:
+        return " ".join(line.lower().split())
+
+    have: dict[tuple[str, str], set[str]] = {}
+    for name, source, text in documents:
+        for line in text.split("\n"):
+            have.setdefault((source, fold(line)), set()).add(name)
+    with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(lines, "PARTITION", rng.choice([2, 10**6]))
+        at = Path(folder)
+        files = write(at / "in", shards_of(documents, layout))
+        _, sample = cut_lines(
+            Inline(layout), config, files, at / "kept", at / "scratch", at / "rejects", at / "tallies", []
+        )
+        kept = texts(at / "kept") | texts(at / "rejects" / LINES)
+        shown = {(row["source"], row["line"]): row["documents"] for row in pq.read_table(sample).to_pylist()}
+    frequent = {key: len(names) for key, names in have.items() if len(key[1]) >= 5 and len(names) > 2}
+    assert shown == frequent
+    for name, source, text in documents:
+        left = [line for line in text.split("\n") if (source, fold(line)) not in frequent]
+        assert kept[name] == "\n".join(left)
+
+
+def test_code_keeps_its_lines_and_what_is_left_short_is_rejected(tmp_path):
+    documents = [(f"{n:020x}", "s", f"the same line in all\nown {n} {'x' * 30 * n}") for n in range(4)]
+    for domain in ("code", "web"):
+        at = tmp_path / domain
+        files = write(at / "in", [documents], domain)
+        out = [at / name for name in ("kept", "scratch", "rejects", "tallies")]
+        cut_lines(Inline(), line_config(min_text=20), files, *out, [])
+        if domain == "code":
+            assert texts(at / "kept") == {n: text for n, _, text in documents}
+            continue
+        rejects = rows(at / "rejects" / LINES)
+        assert [(row["id"], row["value"], row["text"]) for row in rejects] == [
+            (documents[0][0], "1 of 2 lines", documents[0][2])
+        ]
+        assert texts(at / "kept")[documents[3][0]].startswith("own 3")
+        assert '"boilerplate_lines": 1' in rows(at / "kept")[0]["decisions"]
+
+
+# Together
+
+
+def full(folder: Path, documents: list[Document], config: DedupConfig, base: Path | None = None) -> None:
+    write(folder / "clean", [documents[::2], documents[1::2]])
+    paths = [folder / name for name in ("clean", "kept", "scratch", "rejects", "tallies", "index")]
+    deduplicate(Inline(), config, *paths, base)
+
+
+def test_all_steps_together_and_a_later_run(tmp_path):
+    rng = random.Random(1)
+    own = [" ".join(f"w{rng.randrange(5000)}" for _ in range(100)) for _ in range(30)]
+    span = " ".join(f"s{n}" for n in range(40))
+    built = [f"Subscribe to our newsletter now\n{text}" for text in own]
+    built[0] += f"\n{span}"
+    built[1] += f"\n{span}"
+    built += [built[2], own[3] + " changed"]  # equal; near, once the line is gone
+    documents = [(f"{n:020x}", "s", text) for n, text in enumerate(built)]
+    config = DedupConfig(
+        lines=LinesConfig(max_documents=5, min_line=10, min_text=10),
+        substring=SubstringConfig(words=30),
+    )
+    assert dedup_steps(config) == (EXACT, LINES, NEAR, SUBSTRING)
+    full(tmp_path / "one", documents, config)
+    counts = [tallied(tmp_path / "one" / "tallies", step)["s"][0] for step in dedup_steps(config)]
+    assert counts == [31, 31, 30, 30]
+    kept = texts(tmp_path / "one" / "kept")
+    assert not any("newsletter" in text for text in kept.values())
+    assert sum(span in text for text in kept.values()) == 1
+    more = f"Subscribe to our newsletter now\n{' '.join(f'n{n}' for n in range(60))}"
+    again = [("a" * 20, "s", built[4]), ("b" * 20, "s", more), ("c" * 20, "s", own[5] + " new")]
+    full(tmp_path / "two", again, config, tmp_path / "one" / "index")
+    assert "newsletter" not in texts(tmp_path / "two" / "kept")["b" * 20]  # frequent before, so cut at once
+    rejects = {
+        rule: {row["id"]: row["value"] for row in rows(tmp_path / "two" / "rejects" / rule)}
+        for rule in (EXACT, NEAR)
+    }
+    assert rejects == {EXACT: {"a" * 20: f"{4:020x}"}, NEAR: {"c" * 20: f"{5:020x}"}}
+    assert [path.name for path in sorted((tmp_path / "two" / "index").iterdir())] == [
+        f"{n:05d}" for n in range(4)
+    ]
