@@ -11,8 +11,6 @@ from contextlib import closing
 from pathlib import Path
 from typing import IO, Any
 
-import fsspec
-
 from data_pipeline.config.sources import (
     DebianSource,
     HuggingFaceSource,
@@ -22,7 +20,7 @@ from data_pipeline.config.sources import (
 )
 from data_pipeline.sources import engram_wheel, hub, readers, streams
 from data_pipeline.sources.archives import Archive
-from data_pipeline.sources.find import Found, check_unchanged
+from data_pipeline.sources.find import Found, check_unchanged, open_file
 from data_pipeline.sources.item import Item
 from data_pipeline.sources.units import Piece, Unit, is_engram, units
 from stemma.core.errors import DamagedError
@@ -116,7 +114,7 @@ def open_pieces(source: SourceBase, unit: Unit) -> Generator[tuple[Piece, IO[byt
         if isinstance(source, HuggingFaceSource):
             yield piece, io.BytesIO()  # `datasets` opens it
             continue
-        with fsspec.open(path_of(unit, piece), "rb") as handle:
+        with open_file(path_of(unit, piece)) as handle:
             yield piece, handle
 
 

@@ -171,7 +171,7 @@ def lines_from(handle: IO[bytes], start: int, stop: int, limit: int) -> Iterator
     begin = start
     if start:  # a line begins here only if the byte before ends one
         begin = start - 1
-        while more := handle.readline(CHUNK):
+        while begin < stop and (more := handle.readline(CHUNK)):  # not to the end of a line of gigabytes
             begin += len(more)
             if more.endswith(b"\n"):
                 break

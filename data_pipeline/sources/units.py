@@ -3,11 +3,9 @@
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
-import fsspec
-
 from data_pipeline.config.sources import LocalSource, PackageSource, SourceBase
 from data_pipeline.sources import licences, readers, streams
-from data_pipeline.sources.find import Found, check_unchanged
+from data_pipeline.sources.find import Found, check_unchanged, open_file
 from stemma.core.errors import DamagedError
 
 UNIT_BYTES = 2_000_000  # raw bytes per piece of work, at least
@@ -68,12 +66,12 @@ def units(name: str, source: SourceBase, found: Found) -> list[Unit]:
     if is_engram(source):
         target = total + 1
     groups: list[list[Piece]] = []
-    filled = target
+    filled = 0
     for file, size in found.files.items():
         licence = licences.nearest(found.licences, file) if found.licences else ""
         whole = Piece(file, size, found.marks.get(file, ""), path=found.path_in_tree(file), licence=licence)
         for piece, weight in cut(source, whole, target):
-            if filled + weight > target:
+            if not groups or filled + weight > target:
                 groups.append([])
                 filled = 0
             groups[-1].append(piece)
@@ -96,7 +94,7 @@ def cut(source: SourceBase, whole: Piece, target: int) -> list[tuple[Piece, int]
     if whole.file.startswith(tuple(f"{protocol}:" for protocol in NO_RANGES)):
         return uncut
     check_unchanged(whole.file, whole.mark)
-    with fsspec.open(whole.file, "rb") as handle:
+    with open_file(whole.file) as handle:
         if source.format == "parquet":
             try:
                 ranges = readers.parquet_ranges(handle, whole.file, target)
