@@ -92,10 +92,9 @@ def curriculum(*phases: tuple[int, int, dict[str, float]]) -> PlanConfig:
     )
 
 
-@pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Artifact]:
+def make_run(store: Store) -> dict[str, Artifact]:
     """The artifacts of a run in which the first of two planned stages is trained."""
-    store, one = Store(tmp_path_factory.mktemp("store")), Execution(workers=1)
+    one = Execution(workers=1)
     corpus = execute(Documents("corpus", Config(), {}), store)
     tokenizer_config = TokenizerConfig(vocab_size=400, special_slots=64, sample_bytes=100_000)
     tokenizer = execute(TokenizerStage("tokenizer", tokenizer_config, {"corpus": corpus}), store)
@@ -108,6 +107,12 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Artifact]:
     trained = execute(Trained("commonsense", Config(), {"plan": plan}), store)
     made = (corpus, tokenizer, tokens, plan, following, trained)
     return {artifact.name: artifact for artifact in reversed(made)}  # the order of a record says nothing
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Artifact]:
+    """What ``make_run`` makes."""
+    return make_run(Store(tmp_path_factory.mktemp("store")))
 
 
 def printed(render: Any, *arguments: Any) -> str:

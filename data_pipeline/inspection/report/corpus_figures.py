@@ -231,12 +231,18 @@ def _count(corpus: Artifact, described: Mapping[str, Any]) -> tuple[dict[str, An
         for name in table["cluster"].to_pylist() if "cluster" in table.schema.names else []:
             members[name] += bool(name)
     sizes = {name: number for name, number in members.items() if number}
+    domains: dict[str, str] = {}
     for batch in spread(corpus, "documents"):
         table = pa.Table.from_batches([batch])
         if table.num_rows:
-            counts.setdefault(table["source"][0].as_py(), Statistics()).add_documents(table, sizes)
+            source = table["source"][0].as_py()
+            domains[source] = table["domain"][0].as_py()
+            counts.setdefault(source, Statistics()).add_documents(table, sizes)
             seen += table.num_rows
-    about = [{"id": name, "domain": "", "licence": "", **described.get(name, {})} for name in counts]
+    about = [
+        {"id": name, "domain": domains.get(name, ""), "licence": "", **described.get(name, {})}
+        for name in counts
+    ]
     return summarise(counts, about), seen
 
 

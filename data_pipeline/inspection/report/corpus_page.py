@@ -34,7 +34,8 @@ from data_pipeline.inspection.report.page import (
     titled,
 )
 
-FEW = 0.25  # of a source kept: worth a look
+FEW = 0.5  # of a source kept: worth a look
+ORIGINS = 10  # of a domain
 PARTS = (0.05, 0.25, 0.5, 0.75, 0.95)  # quantiles in the table of lengths
 
 
@@ -170,41 +171,39 @@ def _notices(figures: CorpusFigures) -> list[Notice]:
 def _funnel(figures: CorpusFigures, colours: Mapping[str, int]) -> str:
     if not figures.steps:
         return ""
-    read = {domain: float(documents) for domain, (documents, _) in figures.read.items()}
-    losses = [
-        Loss(
-            step.name.replace("_", " "),
-            {domain: max(0, number) for domain, number in step.documents.items()},
-            f"{step.name}: {sum(step.documents.values()):,} documents, {size(sum(step.bytes.values()))}",
-        )
-        for step in figures.steps
-    ]
-    drawn = sankey(read, losses, colours, "Documents from reading to the corpus", "documents")
     total = left = sum(documents for documents, _ in figures.read.values())
-    rows, lines = [Bar("read", total, f"{total:,}", 0)], []
+    rows, lines = [Bar("read", total, f"{total:,}")], []
     for step in figures.steps:
-        taken = sum(step.documents.values())
-        left -= taken
+        taken, lost = sum(step.documents.values()), sum(step.bytes.values())
+        came, left = left, left - taken
         name = step.name.replace("_", " ")
-        rows.append(Bar(name, left, f"{left:,}" + (f"  (−{taken:,})" if taken else ""), 0, left + taken))
-        by_domain = ", ".join(
-            f"{domain} {number:,}" for domain, number in sorted(step.documents.items()) if number
-        )
-        lines.append(
-            [
-                text(name),
-                f"{taken:,}",
-                share(taken / max(1, left + taken)),
-                size(sum(step.bytes.values())),
-                f"{left:,}",
-                text(by_domain),
-            ]
-        )
+        rows.append(Bar(name, left, f"{left:,}" + (f" (−{taken:,})" if taken else ""), ghost=came))
+        domains = ", ".join(f"{domain} {number:,}" for domain, number in step.documents.items() if number)
+        cells = [f"{taken:,}", share(taken / max(1, came)), size(max(0, lost)), f"{left:,}", text(domains)]
+        lines.append([text(name), *cells])
     headings = ("step", "documents dropped", "of what came", "bytes dropped", "documents left", "by domain")
+    by_bytes = f'<figure class="wide">{_flow(figures, colours, 1)}</figure>'
     return (
-        f'{legend(dict(colours))}<figure class="wide">{drawn}</figure><div class="narrow">{bars(rows)}</div>'
+        f'<div class="wide">{legend(dict(colours))}<figure>{_flow(figures, colours, 0)}</figure></div>'
+        f'<div class="narrow">{bars(rows)}</div>'
+        f'<div class="wide">{details("The same in bytes", by_bytes)}</div>'
         + details("The figures", table(headings, lines, (1, 2, 3, 4)))
     )
+
+
+def _flow(figures: CorpusFigures, colours: Mapping[str, int], unit: int) -> str:
+    """The funnel as a Sankey diagram, of documents (0) or bytes (1)."""
+    read = {domain: float(amounts[unit]) for domain, amounts in figures.read.items()}
+    losses = []
+    for step in figures.steps:
+        taken = step.bytes if unit else step.documents
+        dropped = counted(sum(step.documents.values()), "document")
+        tip = f"{step.name}: {dropped}, {size(max(0, sum(step.bytes.values())))}"
+        # a step that rewrites text may lengthen it, which is no loss
+        named = {domain: max(0.0, float(amount)) for domain, amount in taken.items()}
+        losses.append(Loss(step.name.replace("_", " "), named, tip))
+    name = "bytes" if unit else "documents"
+    return sankey(read, losses, colours, f"From reading to the corpus, in {name}", name)
 
 
 def _sources(figures: CorpusFigures, colours: Mapping[str, int]) -> str:
@@ -306,14 +305,12 @@ def _origins(figures: CorpusFigures, colours: Mapping[str, int]) -> str:
         for place in entry["origins"]:
             tip = f"{place['origin']}\n{counted(place['documents'], 'document')}"
             rows.append(Bar(place["origin"], place["bytes"], size(place["bytes"]), number, tip=tip))
-        rest = entry["other_origins"]
-        note = f"{counted(rest['origins'], 'other origin')}: {size(rest['bytes'])}" if rest["origins"] else ""
+        rest, hidden = entry["other_origins"], rows[ORIGINS:]
+        others = rest["origins"] + len(hidden)
+        held = size(rest["bytes"] + sum(row.value for row in hidden))
+        note = f'<p class="note">and {counted(others, "other origin")}, {held}</p>' if others else ""
         if rows:
-            made.append(
-                f"<div><h4>{dot(number)}{text(domain)}</h4>{bars(rows, 10)}"
-                + (f'<p class="note">{note}</p>' if note else "")
-                + "</div>"
-            )
+            made.append(f"<div><h4>{dot(number)}{text(domain)}</h4>{bars(rows[:ORIGINS])}{note}</div>")
     return f'<div class="two">{"".join(made)}</div>' if made else ""
 
 
@@ -332,5 +329,5 @@ def _languages(figures: CorpusFigures) -> str:
         right = titled("Score of the language filter, kept documents", drawn)
     if dropped := total["rejected"].get("language", {}).get("kinds", {}):
         others = [Bar(name, number, f"{number:,}", 5) for name, number in dropped.items()]
-        right += f"<h3>Dropped as another language</h3>{bars(others, 8)}"
+        right += f"<h3>Dropped, by the language it was taken for</h3>{bars(others, 8)}"
     return f'<div class="two"><div>{bars(rows, 12)}</div><div>{right}</div></div>' if spoken else ""
