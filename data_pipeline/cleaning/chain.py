@@ -9,26 +9,30 @@ from datatrove.data import DocumentsPipeline
 from datatrove.pipeline.base import PipelineStep
 from datatrove.pipeline.writers.disk_base import DiskWriter
 
-from data_pipeline.cleaning import filters
-from data_pipeline.cleaning.filters import RejectWriter, SplitOnce, Tally
+from data_pipeline.cleaning.c4 import C4
+from data_pipeline.cleaning.language import LanguageIs
 from data_pipeline.cleaning.licence import LicenceIsPermitted
+from data_pipeline.cleaning.lines import LineRules
 from data_pipeline.cleaning.normalise import NormaliseText
 from data_pipeline.cleaning.pii import ReplacePII
+from data_pipeline.cleaning.prose import FineWeb, GopherQuality
+from data_pipeline.cleaning.records import RejectWriter, Tally
+from data_pipeline.cleaning.repetition import GopherRepetition
 
 # name -> (options, language, writer of rejects) -> step
 BUILDERS: dict[str, Callable[[Any, str, DiskWriter], PipelineStep]] = {
-    "language": filters.language_is,
-    "gopher_repetition": filters.gopher_repetition,
-    "gopher_quality": filters.gopher_quality,
-    "c4": filters.c4,
-    "fineweb": filters.fineweb,
-    "source_code": filters.line_rules,
-    "technical": filters.line_rules,
+    "language": lambda options, language, rejects: LanguageIs(language, options, rejects),
+    "gopher_repetition": lambda options, language, rejects: GopherRepetition(language, options, rejects),
+    "gopher_quality": lambda options, language, rejects: GopherQuality(language, options, rejects),
+    "c4": lambda options, language, rejects: C4(language, options, rejects),
+    "fineweb": lambda options, language, rejects: FineWeb(language, options, rejects),
+    "source_code": lambda options, language, rejects: LineRules(options, rejects),
+    "technical": lambda options, language, rejects: LineRules(options, rejects),
+    "maths": lambda options, language, rejects: LineRules(options, rejects),
     "normalise": lambda options, language, rejects: NormaliseText(options),
     "pii": lambda options, language, rejects: ReplacePII(options),
     "licence": lambda options, language, rejects: LicenceIsPermitted(options, rejects),
 }
-SPLITS_WORDS = {"gopher_repetition", "gopher_quality", "c4", "fineweb"}
 
 
 def build_chain(steps: tuple[Any, ...], language: str, rejects: Path, tallies: Path) -> list[PipelineStep]:
@@ -40,13 +44,25 @@ def build_chain(steps: tuple[Any, ...], language: str, rejects: Path, tallies: P
         rejects: folder for the rejects; each step gets a folder in it.
         tallies: folder for the tallies, by the steps' names.
     """
-    chain: list[PipelineStep] = []
-    if SPLITS_WORDS & {step.name for step in steps}:
-        chain.append(SplitOnce(language))
+    chain: list[PipelineStep] = [Recall()]
     for step in steps:
         chain.append(BUILDERS[step.name](step, language, RejectWriter(rejects / step.name)))
         chain.append(Tally(tallies, step.name))
     return chain
+
+
+class Recall(PipelineStep):
+    """Before the first step: what the reader knew of a document; drafts carry it as JSON."""
+
+    type = "🖊 - RECALL"
+    name = "what the reader found"
+
+    def run(self, data: DocumentsPipeline, rank: int = 0, world_size: int = 1) -> DocumentsPipeline:
+        for document in data:
+            if known := document.metadata.get("decisions"):
+                document.metadata |= json.loads(known)
+                document.metadata |= document.metadata.get("about", {})
+            yield document
 
 
 class Decide(PipelineStep):
@@ -66,8 +82,7 @@ class Decide(PipelineStep):
             decisions: dict[str, Any] = {"passed": list(self.passed)}
             if "language_score" in about:
                 decisions["language_score"] = round(about["language_score"], 4)
-            if found := about.get("found"):
-                decisions["found"] = found
+            decisions |= {name: about[name] for name in ("about", "found") if about.get(name)}
             about["decisions"] = json.dumps(decisions, sort_keys=True)
             document.id = self.identify(about["source"], about["origin"], document.text)
             yield document

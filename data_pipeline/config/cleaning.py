@@ -13,6 +13,7 @@ from data_pipeline.config.rewriting import PII, Licence, Normalise
 from stemma.core.config import Config
 
 Share = Annotated[float, Field(ge=0, le=1)]
+Words = Annotated[int, Field(ge=1, le=64)]
 
 
 class Language(Config):
@@ -30,11 +31,11 @@ class GopherRepetition(Config):
     dup_para_frac: Share | None = Field(0.3, description="share of paragraphs that occurred before")
     dup_line_char_frac: Share | None = Field(0.2, description="share of characters in such lines")
     dup_para_char_frac: Share | None = Field(0.2, description="share of characters in such paragraphs")
-    top_n_grams: tuple[tuple[int, Share], ...] = Field(
+    top_n_grams: tuple[tuple[Words, Share], ...] = Field(
         ((2, 0.2), (3, 0.18), (4, 0.16)),
         description="(n, share of characters in the most frequent n-gram of words)",
     )
-    dup_n_grams: tuple[tuple[int, Share], ...] = Field(
+    dup_n_grams: tuple[tuple[Words, Share], ...] = Field(
         ((5, 0.15), (6, 0.14), (7, 0.13), (8, 0.12), (9, 0.11), (10, 0.1)),
         description="(n, share of characters in n-grams of words that occurred before)",
     )
@@ -88,24 +89,63 @@ class FineWeb(Config):
     new_line_ratio: float = Field(0.3, ge=0, description="most line breaks per word")
 
 
-class SourceCode(Config):
-    """The Stack's rules on the lines of source code (arXiv 2211.15533)."""
+class LineRules(Config):
+    """Rules on lines and characters, for what is not prose. `null` switches a rule off."""
+
+    min_bytes: int = Field(ge=0, description="UTF-8 bytes of a document")
+    max_line: int = Field(ge=1, description="characters of the longest line")
+    max_mean_line: float = Field(ge=1, description="mean characters of a line")
+    min_alphanumeric: Share = Field(description="least share of letters and digits in the characters")
+    max_duplicate_lines: Share | None = Field(
+        description="share of the characters, without indentation, in lines that occurred before; lines of "
+        "less than 10 characters do not count"
+    )
+    max_encoded_run: int | None = Field(
+        1024, ge=64, description="characters of a base64, hexadecimal or escaped string (The Stack v2)"
+    )
+    max_encoded: Share | None = Field(
+        0.5, description="share of the characters in such strings (The Stack v2, arXiv 2402.19173)"
+    )
+
+
+class SourceCode(LineRules):
+    """Source code: line lengths and letters as in The Stack (arXiv 2211.15533).
+
+    Smallest size and repeated lines are ours: of the Python standard library's files no one in 400 has more
+    than 0.4 of its characters in repeated lines; tables that a program wrote have.
+    """
 
     name: Literal["source_code"] = "source_code"
-    min_bytes: int = Field(100, ge=0, description="UTF-8 bytes of a document; ours")
+    min_bytes: int = Field(100, ge=0, description="UTF-8 bytes of a document")
     max_line: int = Field(1000, ge=1, description="characters of the longest line")
     max_mean_line: float = Field(100, ge=1, description="mean characters of a line")
     min_alphanumeric: Share = Field(0.25, description="least share of letters and digits in the characters")
+    max_duplicate_lines: Share | None = Field(0.5, description="share of characters in repeated lines")
 
 
-class Technical(Config):
-    """The same rules for documentation and papers, which have prose in long lines; thresholds are ours."""
+class Technical(LineRules):
+    """Documentation and papers: the same rules, for lines that are paragraphs. Thresholds are ours."""
 
     name: Literal["technical"] = "technical"
     min_bytes: int = Field(200, ge=0, description="UTF-8 bytes of a document")
     max_line: int = Field(4000, ge=1, description="characters of the longest line")
     max_mean_line: float = Field(500, ge=1, description="mean characters of a line")
     min_alphanumeric: Share = Field(0.25, description="least share of letters and digits in the characters")
+    max_duplicate_lines: Share | None = Field(0.5, description="share of characters in repeated lines")
+
+
+class Maths(LineRules):
+    """Mathematics with formulas: longer lines (a display is one), fewer letters. Thresholds are ours.
+
+    Derivations repeat their lines with small changes, worked problems repeat whole ones.
+    """
+
+    name: Literal["maths"] = "maths"
+    min_bytes: int = Field(100, ge=0, description="UTF-8 bytes of a document")
+    max_line: int = Field(10_000, ge=1, description="characters of the longest line")
+    max_mean_line: float = Field(1000, ge=1, description="mean characters of a line")
+    min_alphanumeric: Share = Field(0.2, description="least share of letters and digits in the characters")
+    max_duplicate_lines: Share | None = Field(0.7, description="share of characters in repeated lines")
 
 
 def named(value: Any) -> Any:
@@ -132,6 +172,7 @@ FilterStep = Annotated[
     | FineWeb
     | SourceCode
     | Technical
+    | Maths
     | Normalise
     | PII
     | Licence,

@@ -6,7 +6,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from data_pipeline.cleaning.filters import tallied
+from data_pipeline.cleaning.records import tallied
 from data_pipeline.corpus.statistics import Statistics
 
 MB = 1e6

@@ -22,7 +22,7 @@ from datatrove.pipeline.readers import ParquetReader
 
 from data_pipeline.cleaning.chain import Decide, build_chain
 from data_pipeline.cleaning.decontaminate import CONTAMINATED, Decontaminate, read_hits, write_index
-from data_pipeline.cleaning.filters import DRAFTS, REJECTS, RejectWriter, Tally, tallied, to_draft, writer
+from data_pipeline.cleaning.records import DRAFTS, REJECTS, RejectWriter, Tally, tallied, to_draft, writer
 from data_pipeline.config import CorpusConfig
 from data_pipeline.config.sources import SourceBase, used_for
 from data_pipeline.corpus.base import (

@@ -9,7 +9,7 @@ import pyarrow.compute as pc
 from datatrove.data import DocumentsPipeline
 from datatrove.pipeline.base import PipelineStep
 
-from data_pipeline.cleaning.filters import DOCUMENTS, DRAFTS, REJECTS
+from data_pipeline.cleaning.records import DOCUMENTS, DRAFTS, REJECTS
 from data_pipeline.corpus.sorting import Range, read_range, write_rows
 from data_pipeline.corpus.splits import hold_out_hash
 from data_pipeline.corpus.statistics import Statistics

@@ -13,7 +13,7 @@ from datatrove.pipeline.base import PipelineStep
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from data_pipeline.cleaning.filters import COLUMNS
+from data_pipeline.cleaning.records import COLUMNS
 from data_pipeline.config import CorpusConfig
 from data_pipeline.corpus.splits import hold_out_below, hold_out_hash
 from data_pipeline.corpus.stage import CorpusStage, EmptyCorpus

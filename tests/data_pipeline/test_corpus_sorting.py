@@ -12,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from data_pipeline.cleaning.filters import REJECTS
+from data_pipeline.cleaning.records import REJECTS
 from data_pipeline.corpus.sorting import WriteRuns, cuts, groups_of, plan_ranges, read_range
 from tests.data_pipeline.corpora import jsonl, local, section, texts
 
