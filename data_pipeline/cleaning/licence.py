@@ -15,6 +15,7 @@ from packaging.licenses import InvalidLicenseExpression, canonicalize_license_ex
 
 from data_pipeline.cleaning.licence_phrases import FAMILIES, HINTS
 from data_pipeline.config.rewriting import Licence
+from data_pipeline.sources.licences import UNKNOWN
 
 HEAD = 8_000  # characters in which a file says what it is under
 WORD = re.compile(r"[a-z0-9]+")
@@ -115,10 +116,16 @@ class LicenceIsPermitted(BaseFilter):
         if not expression:
             expression, whence = about.get("licence") or "", "source"
         try:
+            if expression == UNKNOWN:
+                raise BadExpression("its licence file is none that is known")
             permitted = is_permitted(expression, self.options.allow)
         except BadExpression:
-            about["value"] = f"unknown: {expression or 'none'} ({whence})"
-            return True if self.options.unknown == "keep" else (False, "licence")
+            value = f"unknown: {expression or 'none'} ({whence})"
+            if self.options.unknown == "keep":
+                about.setdefault("found", {})["licence"] = value
+                return True
+            about["value"] = value
+            return False, "licence"
         if not permitted:
             about["value"] = f"{canonical(expression)} ({whence})"
             return False, "licence"

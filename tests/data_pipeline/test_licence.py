@@ -152,6 +152,9 @@ def test_the_nearest_statement_decides():
     assert about["licence"] == "MIT"
     assert "found" not in about
     assert judge(source="MIT", allow=("ISC",))[0] == (False, "licence")
+    # a licence file that nobody knows is not overruled by what the source says
+    kept, about = judge(found="LicenseRef-unknown", source="MIT")
+    assert (kept, about["value"]) == ((False, "licence"), "unknown: LicenseRef-unknown (reader)")
 
 
 @pytest.mark.parametrize(
@@ -160,7 +163,9 @@ def test_the_nearest_statement_decides():
 def test_the_unknown_is_kept_or_rejected_by_option(source, value):
     kept, about = judge(source=source)
     assert (kept, about["value"]) == ((False, "licence"), value)
-    assert judge(source=source, unknown="keep")[0] is True
+    kept, about = judge(source=source, unknown="keep")
+    assert kept is True
+    assert about == {"licence": source, "found": {"licence": value}}  # no value: that is for rejects
 
 
 @given(st.text(alphabet="AND OR()MITWH+-.0lgpl", max_size=40))
