@@ -50,8 +50,10 @@ from data_pipeline.corpus.writing import (
 from data_pipeline.dedup.deduplicate import dedup_steps, deduplicate
 from data_pipeline.executor.ranks import Executor, storage
 from data_pipeline.executor.start import start_executor
+from data_pipeline.sources.documents import SourceReader, document_id
 from data_pipeline.sources.find import describe
-from data_pipeline.sources.read import SourceReader, document_id, texts, units
+from data_pipeline.sources.read import texts
+from data_pipeline.sources.units import units
 from stemma.core.artifact import Artifact, Store, verify_artifact
 from stemma.core.errors import StemmaError
 from stemma.core.files import read_json, write_json

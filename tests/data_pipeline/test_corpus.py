@@ -1,28 +1,17 @@
 import json
-import os
 import random
-import signal
-import subprocess
-import sys
-import textwrap
-import time
 
 import numpy as np
 import pytest
-from datatrove.pipeline.base import PipelineStep
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from data_pipeline.cleaning.records import COLUMNS
-from data_pipeline.config import CorpusConfig
 from data_pipeline.corpus.splits import hold_out_below, hold_out_hash
-from data_pipeline.corpus.stage import CorpusStage, EmptyCorpus
-from data_pipeline.executor.local import worker_pool
-from data_pipeline.sources.read import document_id
-from stemma.core.artifact import Store
-from stemma.core.errors import DamagedError, StageFailed
-from stemma.core.stage import Execution, execute
-from tests.data_pipeline.corpora import hashes, make, rows, texts
+from data_pipeline.corpus.stage import EmptyCorpus
+from data_pipeline.sources.documents import document_id
+from stemma.core.errors import DamagedError
+from tests.data_pipeline.corpora import make, rows, texts
 
 
 def inputs(folder, pack) -> dict:
@@ -138,58 +127,6 @@ def test_parts_of_one_text_stay_in_one_split(made):
     assert all(len(found - {""}) <= 1 for found in splits.values())
 
 
-SCRIPT = """
-import json, sys
-from pathlib import Path
-from data_pipeline.config import CorpusConfig
-from data_pipeline.corpus.stage import CorpusStage
-from stemma.core.artifact import Store
-from stemma.core.stage import Execution, execute
-
-if __name__ == "__main__":
-    def say(event):
-        print(event.kind, event.text, event.step, flush=True)
-    stage = CorpusStage("corpus", CorpusConfig(**json.load(open(sys.argv[1]))), {})
-    execute(stage, Store(Path(sys.argv[2])), Execution(workers=1), [say])
-"""
-
-
-@pytest.mark.parametrize("moment", ["step read", "say removing"])
-def test_a_killed_run_continues_to_the_same_bytes_with_any_number_of_workers(made, tmp_path, moment):
-    folder, section, whole, _ = made
-    (tmp_path / "script.py").write_text(textwrap.dedent(SCRIPT))
-    (tmp_path / "section.json").write_text(json.dumps(section))
-    store = tmp_path / "store"
-    (store / "cache").mkdir(parents=True)
-    (store / "cache" / "packages").symlink_to(folder / "store" / "cache" / "packages")
-    command = [sys.executable, str(tmp_path / "script.py"), str(tmp_path / "section.json"), str(store)]
-    environment = {**os.environ, "PYTHONPATH": os.getcwd(), "OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen(
-        command, stdout=subprocess.PIPE, text=True, env=environment, start_new_session=True
-    )
-    seen = next((line for line in process.stdout if line.startswith(moment)), None)
-    os.kill(process.pid, signal.SIGKILL)  # the process alone: its workers must notice by themselves
-    process.wait()
-    assert seen, "the run ended before it could be killed"
-    deadline = time.monotonic() + 10
-    while group_alive(process.pid) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    assert not group_alive(process.pid)
-    assert not list((store / "artifacts").glob("*/manifest.json"))
-    stage = CorpusStage("corpus", CorpusConfig(**section), {})
-    again = execute(stage, Store(store), Execution(workers=2))
-    assert again.fingerprint == whole.fingerprint
-    assert hashes(again) == hashes(whole)
-
-
-def group_alive(group: int) -> bool:
-    try:
-        os.killpg(group, 0)
-    except ProcessLookupError:
-        return False
-    return True
-
-
 def test_without_a_registry_the_corpus_says_what_it_lacks_and_is_another_artifact(made, tmp_path):
     _, section, whole, _ = made
     events = []
@@ -224,22 +161,6 @@ def test_a_damaged_archive_stops_the_run_before_anything_is_made(made, tmp_path)
     with pytest.raises(DamagedError, match=name):
         make(tmp_path, section)
     assert not (tmp_path / "store" / "artifacts").exists()
-
-
-class Kill(PipelineStep):
-    """What the out-of-memory killer does to one rank."""
-
-    def run(self, data, rank=0, world_size=1):
-        if rank == 1:
-            os.kill(os.getpid(), signal.SIGKILL)
-        yield from ()
-
-
-def test_a_killed_worker_is_noticed_at_once(tmp_path):
-    started = time.monotonic()
-    with pytest.raises(StageFailed, match="memory"), worker_pool(2, tmp_path) as pool:
-        pool.run("kill", [Kill()], 4)
-    assert time.monotonic() - started < 60
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])

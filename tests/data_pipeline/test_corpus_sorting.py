@@ -107,7 +107,8 @@ if __name__ == "__main__":
         Execution(workers=1),
     )
     status = Path("/proc/self/status").read_text()  # ru_maxrss of this process would be that of its parent
-    peaks = [int(status.split("VmHWM:")[1].split()[0]), resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss]
+    workers = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
+    peaks = [int(status.split("VmHWM:")[1].split()[0]), workers]
     print(json.dumps({"peaks": peaks, "bytes": made.summary["bytes"]}))
 """
 BOUND = 12_000  # KiB by which the peak of any process may grow with 12 MB more of text
