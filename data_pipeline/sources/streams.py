@@ -175,6 +175,8 @@ def lines_from(handle: IO[bytes], start: int, stop: int, limit: int) -> Iterator
             begin += len(more)
             if more.endswith(b"\n"):
                 break
+    if begin >= stop:
+        return
     for offset, line, length in lines(handle, limit):
         if begin + offset >= stop:
             return

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, replace
 from itertools import pairwise
+from pathlib import Path
 
 from data_pipeline.config.sources import LocalSource, PackageSource, SourceBase
 from data_pipeline.sources import licences, readers, streams
@@ -62,7 +63,8 @@ def units(name: str, source: SourceBase, found: Found) -> list[Unit]:
     total = sum(found.files.values())
     target = max(UNIT_BYTES, total // MAX_UNITS)
     if found.location.endswith((".deb", ".tgz", ".gz", ".xz", ".bz2", ".zst")):
-        target = max(target, total // ARCHIVE_PASSES)
+        passing = Path(found.location).stat().st_size // 2  # what a pass costs must be worth its while
+        target = max(target, total // ARCHIVE_PASSES, passing)
     if is_engram(source):
         target = total + 1
     groups: list[list[Piece]] = []

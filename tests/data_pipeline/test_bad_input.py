@@ -224,7 +224,7 @@ def test_a_debian_package_that_is_cut_off_is_refused_by_name(tmp_path, pack):
 
 def test_members_behind_the_damage_of_an_archive_are_all_counted(tmp_path, pack):
     """The archive is whole when it is looked at, and damaged below the same name when it is read."""
-    members = {f"doc/{number:02d}.txt": os.urandom(30_000).hex().encode() for number in range(20)}
+    members = {f"doc/{number:02d}.txt": os.urandom(10_000).hex().encode() for number in range(20)}
     whole = pack.deb(members)
     source = packed(tmp_path, pack, whole, on_damage="skip")
     found = find.look(source, tmp_path, True)

@@ -64,7 +64,7 @@ def test_units_hold_every_file_once_and_do_not_grow():
     assert [unit.number for unit in cut] == list(range(5))
 
 
-def test_a_large_source_has_a_bounded_number_of_units_and_a_compressed_archive_few():
+def test_a_large_source_has_a_bounded_number_of_units_and_a_compressed_archive_few(tmp_path):
     files = {f"f{number:06d}": 1_000_000 for number in range(50_000)}
     assert len(units.units("s", local("x"), find.Found(files, "", ""))) <= units.MAX_UNITS * 1.1
     source = DebianSource(
@@ -75,8 +75,11 @@ def test_a_large_source_has_a_bounded_number_of_units_and_a_compressed_archive_f
         members=("*",),
         **TEXT,
     )
-    cut = units.units("s", source, find.Found(files, "/cache/ab_1_all.deb", ""))
-    assert len(cut) <= units.ARCHIVE_PASSES + 1
+    (tmp_path / "ab_1_all.deb").write_bytes(b"x" * 8_000_000)
+    in_archive = f"{tmp_path}/ab_1_all.deb"
+    assert len(units.units("s", source, find.Found(files, in_archive, ""))) <= units.ARCHIVE_PASSES + 1
+    few = {f"f{number}": 1_000_000 for number in range(4)}  # less than unpacking costs
+    assert len(units.units("s", source, find.Found(few, in_archive, ""))) == 1
 
 
 def test_a_sample_of_files_is_whole_stable_and_within_the_limit():
@@ -199,7 +202,7 @@ def test_a_large_jsonl_file_is_cut_by_bytes_and_no_line_is_lost_or_doubled(tmp_p
     items = [each for unit in reversed(cut) for each in read.read(source, unit)]
     assert sorted(item.text for _, item in items) == sorted(rows)
     assert len({origin for origin, _ in items}) == len(rows)
-    (tmp_path / "a.jsonl.xz").write_bytes(lzma.compress((tmp_path / "a.jsonl").read_bytes() * 200))
+    (tmp_path / "a.jsonl.xz").write_bytes(lzma.compress((tmp_path / "a.jsonl").read_bytes() * 10))
     packed = local(tmp_path / "a.jsonl.xz", format="jsonl")
     assert len(units.units("s", packed, find.look(packed, None, True))) == 1
 
