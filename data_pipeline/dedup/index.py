@@ -148,13 +148,16 @@ def concatenate(paths: list[Path], target: Path, minus: int = 0, dtype: npt.DTyp
         minus: taken off every value.
         dtype: of the result; the widest of the arrays' if None.
     """
-    arrays = [load(path) for path in paths]
-    kind = np.dtype(dtype) if dtype is not None else max((a.dtype for a in arrays), key=lambda d: d.itemsize)
-    shape = (sum(len(array) for array in arrays), *arrays[0].shape[1:])
+    shapes = [load(path) for path in paths]
+    rows = sum(len(array) for array in shapes)
+    kind = np.dtype(dtype) if dtype is not None else max((a.dtype for a in shapes), key=lambda d: d.itemsize)
+    shape = (rows, *shapes[0].shape[1:])
+    del shapes  # nothing of them was read yet; what is mapped below is let go file by file
     with open(target, "wb") as handle:
         header = {"descr": np.lib.format.dtype_to_descr(kind), "fortran_order": False, "shape": shape}
         np.lib.format.write_array_header_1_0(handle, header)
-        for array in arrays:
+        for path in paths:
+            array = load(path)
             for at in range(0, len(array), CHUNK):
                 chunk = array[at : at + CHUNK]
                 handle.write((chunk - minus if minus else chunk).astype(kind).tobytes())

@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 
 from data_pipeline.config.dedup import LinesConfig
 from data_pipeline.dedup.outputs import Outputs, Step, noted, read, replaced
-from data_pipeline.dedup.parts import I64, U64, load, save
+from data_pipeline.dedup.parts import I64, U64, between, load, ranges, save
 from data_pipeline.executor.ranks import Executor
 
 LINES = "boilerplate"
@@ -58,8 +58,8 @@ class CountLines(Step):
                     counts.update(hashes_of(source, text, self.config).keys())
         hashes = np.fromiter(counts.keys(), np.uint64, len(counts))
         by_hash = np.argsort(hashes)
-        save(self.scratch / f"{rank:05d}.hashes.npy", hashes[by_hash])
-        save(self.scratch / f"{rank:05d}.counts.npy", np.fromiter(counts.values(), np.int64)[by_hash])
+        save(self.scratch / f"{rank:05d}" / "hashes.npy", hashes[by_hash])
+        save(self.scratch / f"{rank:05d}" / "counts.npy", np.fromiter(counts.values(), np.int64)[by_hash])
 
 
 def hashes_of(source: str, text: str, config: LinesConfig) -> dict[int, str]:
@@ -81,23 +81,15 @@ class FrequentLines(Step):
         self.tables = tables
 
     def work(self, rank: int) -> None:
-        parts = [
-            (load(self.scratch / f"{part:05d}.hashes.npy"), load(self.scratch / f"{part:05d}.counts.npy"))
-            for part in range(self.files)
-        ]
-        ranges = max(1, -(-sum(len(hashes) for hashes, _ in parts) // PARTITION))
+        parts = [self.scratch / f"{part:05d}" for part in range(self.files)]
+        size = sum(len(load(part / "hashes.npy")) for part in parts)
         frequent, documents = [], []
-        for number in range(ranges):
-            bounds = np.array([(1 << 64) * at // ranges for at in (number, number + 1)], object)
-            hashes, counts = [], []
-            for part, count in parts:
-                start = int(np.searchsorted(part, np.uint64(bounds[0])))
-                stop = len(part) if bounds[1] == 1 << 64 else int(np.searchsorted(part, np.uint64(bounds[1])))
-                hashes.append(part[start:stop])
-                counts.append(count[start:stop])
-            distinct, place = np.unique(np.concatenate(hashes), return_inverse=True)
+        for low, high in ranges(size, PARTITION):
+            found = [between(part, "hashes", ("hashes", "counts"), low, high) for part in parts]
+            hashes, counts = (np.concatenate(column) for column in zip(*found))
+            distinct, place = np.unique(hashes, return_inverse=True)
             total = np.zeros(len(distinct), np.int64)
-            np.add.at(total, place, np.concatenate(counts))
+            np.add.at(total, place, counts)
             often = total > self.config.max_documents
             frequent.append(distinct[often])
             documents.append(total[often])
@@ -153,11 +145,11 @@ class CutLines(Step):
                         decisions[row] = noted(decisions[row], boilerplate_lines=len(lines) - len(left))
                 outputs.write(replaced(table, text=texts, decisions=decisions), rule, value)
         names = np.array(sorted(seen), np.uint64)
-        save(self.scratch / f"{rank:05d}.seen.npy", names)
+        save(self.scratch / f"{rank:05d}" / "seen.npy", names)
         rows = [{"source": seen[int(name)][0], "line": seen[int(name)][1][:LONGEST]} for name in names]
         pq.write_table(
             pa.Table.from_pylist(rows, schema=pa.schema(list(SAMPLE)[:2])),
-            self.scratch / f"{rank:05d}.seen.parquet",
+            self.scratch / f"{rank:05d}" / "seen.parquet",
         )
 
 
@@ -176,10 +168,10 @@ class ShowLines(Step):
         counts = np.array(load(self.scratch / "counts.npy"))
         shown: dict[str, dict[str, int]] = {}
         for part in range(self.files):
-            names = np.array(load(self.scratch / f"{part:05d}.seen.npy"))
+            names = np.array(load(self.scratch / f"{part:05d}" / "seen.npy"))
             known = among(names, hashes)
             place = np.minimum(np.searchsorted(hashes, names), max(0, len(hashes) - 1))
-            rows = pq.read_table(self.scratch / f"{part:05d}.seen.parquet").to_pylist()
+            rows = pq.read_table(self.scratch / f"{part:05d}" / "seen.parquet").to_pylist()
             for index in np.flatnonzero(known):
                 here = shown.setdefault(rows[index]["source"], {})
                 here[rows[index]["line"]] = int(counts[place[index]])

@@ -25,6 +25,7 @@ import numpy.typing as npt
 from data_pipeline.config.dedup import DedupConfig
 
 EXACT_BAND = "exact"
+MOST_KEYS = 1 << 64
 I64 = npt.NDArray[np.int64]
 U64 = npt.NDArray[np.uint64]
 
@@ -49,6 +50,22 @@ def load(path: Path) -> npt.NDArray[np.generic]:
         return np.load(path, mmap_mode="r", allow_pickle=False)
     except ValueError:  # nothing in it: an empty file cannot be mapped
         return np.load(path, allow_pickle=False)
+
+
+def between(
+    folder: Path, key: str, names: Sequence[str], low: int, high: int
+) -> list[npt.NDArray[np.generic]]:
+    """The rows of some arrays where the key, an array sorted beside them, is in ``low <= key < high``."""
+    keys = load(folder / f"{key}.npy")
+    start = int(np.searchsorted(keys, np.uint64(low)))
+    stop = len(keys) if high == MOST_KEYS else int(np.searchsorted(keys, np.uint64(high)))
+    return [np.array(load(folder / f"{name}.npy")[start:stop]) for name in names]
+
+
+def ranges(total: int, size: int) -> list[tuple[int, int]]:
+    """Ranges of 64-bit keys, each with about ``size`` of ``total`` evenly spread ones."""
+    number = max(1, -(-total // size))
+    return [(MOST_KEYS * at // number, MOST_KEYS * (at + 1) // number) for at in range(number)]
 
 
 def order_of(ids: Sequence[str], sources: Sequence[str], prefer: Sequence[str]) -> U64:

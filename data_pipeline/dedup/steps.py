@@ -24,11 +24,20 @@ from data_pipeline.dedup.index import CLUSTERS, write_table
 from data_pipeline.dedup.matching import Dropped, estimated, match, same_digest
 from data_pipeline.dedup.minhash import band_keys, signatures
 from data_pipeline.dedup.outputs import Outputs, Step, read, replaced
-from data_pipeline.dedup.parts import EXACT_BAND, I64, Parts, load, near_bands, order_of, save
+from data_pipeline.dedup.parts import (
+    EXACT_BAND,
+    I64,
+    Parts,
+    between,
+    load,
+    near_bands,
+    order_of,
+    ranges,
+    save,
+)
 
 EXACT, NEAR = "exact_duplicate", "near_duplicate"
 PARTITION = 500_000  # entries of a band in one rank, about
-MOST_KEYS = 1 << 64
 
 
 @dataclass(frozen=True)
@@ -138,8 +147,7 @@ class Match(Step):
             self.compare(self.job.bands[piece // self.partitions], piece % self.partitions)
 
     def compare(self, band: str, partition: int) -> None:
-        low = MOST_KEYS * partition // self.partitions
-        high = MOST_KEYS * (partition + 1) // self.partitions
+        low, high = ranges(self.partitions, 1)[partition]
         gathered = [self.entries(part, band, low, high) for part in range(len(self.parts.folders))]
         kept = [entries for entries in gathered[: self.parts.tables] if entries is not None]
         fresh = [entries for entries in gathered[self.parts.tables :] if entries is not None]
@@ -162,11 +170,8 @@ class Match(Step):
         folder = self.parts.folders[part]
         if not (folder / f"{band}.keys.npy").exists():
             return None
-        keys = load(folder / f"{band}.keys.npy")
-        start = int(np.searchsorted(keys, np.uint64(low)))
-        stop = len(keys) if high == MOST_KEYS else int(np.searchsorted(keys, np.uint64(high)))
-        documents = load(folder / f"{band}.docs.npy")[start:stop].astype(np.int64)
-        return np.array(keys[start:stop]), documents + self.parts.starts[part]
+        keys, documents = between(folder, f"{band}.keys", (f"{band}.keys", f"{band}.docs"), low, high)
+        return keys, documents.astype(np.int64) + self.parts.starts[part]
 
 
 class Merge(Step):

@@ -26,7 +26,7 @@ from data_pipeline.cleaning.ngrams import Words, gram_hashes, prefix_sums, split
 from data_pipeline.config.dedup import SubstringConfig
 from data_pipeline.dedup.lines import among
 from data_pipeline.dedup.outputs import Outputs, Step, noted, read, replaced
-from data_pipeline.dedup.parts import I64, U64, load, order_of, save
+from data_pipeline.dedup.parts import I64, U64, between, load, order_of, ranges, save
 from data_pipeline.executor.ranks import Executor
 
 SUBSTRING = "repeated_text"
@@ -85,8 +85,8 @@ class Fingerprint(Step):
                 if len(least):
                     found.append(chosen(grams, least))
         distinct, counts = np.unique(np.concatenate(found), return_counts=True)
-        save(self.job.scratch / f"{rank:05d}.prints.npy", distinct)
-        save(self.job.scratch / f"{rank:05d}.counts.npy", counts)
+        save(self.job.part(rank) / "prints.npy", distinct)
+        save(self.job.part(rank) / "counts.npy", counts)
 
 
 class Shared(Step):
@@ -98,15 +98,15 @@ class Shared(Step):
 
     def work(self, rank: int) -> None:
         shared = [np.zeros(0, np.uint64)]
-        total = sum(len(load(path)) for path in self.job.scratch.glob("*.prints.npy"))
-        for low, high in ranges(total):
-            prints, counts = (
-                [self.job.between(part, "prints", name, low, high) for part in range(len(self.job.files))]
-                for name in ("prints", "counts")
-            )
-            distinct, place = np.unique(np.concatenate(prints), return_inverse=True)
+        for low, high in ranges(self.job.total("prints"), PARTITION):
+            found = [
+                between(self.job.part(part), "prints", ("prints", "counts"), low, high)
+                for part in range(len(self.job.files))
+            ]
+            prints, counts = (np.concatenate(column) for column in zip(*found))
+            distinct, place = np.unique(prints, return_inverse=True)
             often = np.zeros(len(distinct), np.int64)
-            np.add.at(often, place, np.concatenate(counts))
+            np.add.at(often, place, counts)
             shared.append(distinct[often > 1])
         save(self.job.scratch / "shared.npy", np.concatenate(shared))
 
@@ -146,7 +146,7 @@ class Windows(Step):
         columns = {name: np.concatenate(values) for name, values in found.items()}
         by_hash = np.argsort(columns["hashes"], kind="stable")
         for name, values in columns.items():
-            save(self.job.scratch / f"{rank:05d}.{name}.npy", values[by_hash])
+            save(self.job.part(rank) / f"{name}.npy", values[by_hash])
 
 
 class Repeated(Step):
@@ -158,10 +158,9 @@ class Repeated(Step):
 
     def work(self, rank: int) -> None:
         job = self.job
-        total = sum(len(load(path)) for path in job.scratch.glob("*.hashes.npy"))
-        for number, (low, high) in enumerate(ranges(total)):
+        for number, (low, high) in enumerate(ranges(job.total("hashes"), PARTITION)):
             slices = [
-                [job.between(part, "hashes", name, low, high) for name in ("hashes", "order", "row", "place")]
+                between(job.part(part), "hashes", ("hashes", "order", "row", "place"), low, high)
                 for part in range(len(job.files))
             ]
             part = np.repeat(np.arange(len(slices)), [len(values[0]) for values in slices])
@@ -174,8 +173,7 @@ class Repeated(Step):
             bounds = np.searchsorted(part[rows], np.arange(len(slices) + 1))
             for index in range(len(slices)):
                 own = rows[bounds[index] : bounds[index + 1]]
-                folder = job.scratch / "repeated" / f"{index:05d}"
-                save(folder / f"{number:05d}.npy", np.stack([row[own], place[own]], axis=1))
+                save(job.part(index) / f"repeated.{number:05d}.npy", np.stack([row[own], place[own]], axis=1))
 
 
 class CutSpans(Step):
@@ -188,7 +186,7 @@ class CutSpans(Step):
 
     def work(self, rank: int) -> None:
         job, path = self.job, self.job.files[rank]
-        pieces = sorted((job.scratch / "repeated" / f"{rank:05d}").glob("*.npy"))
+        pieces = sorted(job.part(rank).glob("repeated.*.npy"))
         windows = np.concatenate([np.zeros((0, 2), np.uint32), *(np.load(piece) for piece in pieces)])
         windows = windows[np.lexsort((windows[:, 1], windows[:, 0]))].astype(np.int64)
         start = 0
@@ -231,12 +229,6 @@ def without(text: str, words: Words, spans: I64) -> str:
     return "".join([*pieces, text[at:]])
 
 
-def ranges(total: int) -> list[tuple[int, int]]:
-    """Ranges of 64-bit hashes that hold about ``PARTITION`` of ``total`` each."""
-    number = max(1, -(-total // PARTITION))
-    return [((1 << 64) * at // number, (1 << 64) * (at + 1) // number) for at in range(number)]
-
-
 class Spans:
     """What the ranks share.
 
@@ -264,12 +256,13 @@ class Spans:
             if self.config.code or domain != "code"
         ]
 
-    def between(self, part: int, key: str, name: str, low: int, high: int) -> npt.NDArray[np.generic]:
-        """The rows of a file's array whose key (an array sorted beside it) is in a range."""
-        keys = load(self.scratch / f"{part:05d}.{key}.npy")
-        start = int(np.searchsorted(keys, np.uint64(low)))
-        stop = len(keys) if high == 1 << 64 else int(np.searchsorted(keys, np.uint64(high)))
-        return np.array(load(self.scratch / f"{part:05d}.{name}.npy")[start:stop])
+    def part(self, rank: int) -> Path:
+        """Folder of a file's arrays."""
+        return self.scratch / f"{rank:05d}"
+
+    def total(self, name: str) -> int:
+        """Entries of an array in all files."""
+        return sum(len(load(self.part(rank) / f"{name}.npy")) for rank in range(len(self.files)))
 
 
 def cut_repeated(

@@ -1,5 +1,8 @@
+import os
 import random
 import re
+import subprocess
+import sys
 import tempfile
 from pathlib import Path
 
@@ -259,3 +262,49 @@ def test_all_steps_together_and_a_later_run(tmp_path):
     assert [path.name for path in sorted((tmp_path / "two" / "index").iterdir())] == [
         f"{n:05d}" for n in range(4)
     ]
+
+
+MEMORY = """
+import random, resource, sys
+from pathlib import Path
+import numpy as np
+from data_pipeline.config import DedupConfig
+from data_pipeline.config.dedup import LinesConfig, SubstringConfig
+from data_pipeline.dedup import lines, steps, substring
+from data_pipeline.dedup.deduplicate import deduplicate
+from tests.data_pipeline.test_dedup import Inline
+from tests.data_pipeline.test_dedup_spans import write
+
+folder, files = Path(sys.argv[1]), int(sys.argv[2])
+steps.PARTITION, lines.PARTITION, substring.PARTITION = 2000, 10_000, 10_000
+words = np.array([f"w{n}" for n in range(5000)])
+clean = folder / "clean"
+for number in range(files):
+    rng = np.random.default_rng(number)
+    texts = [" ".join(words[rng.integers(0, 5000, 60)]) + "\\na line that all have" for _ in range(1000)]
+    texts[:20] = [" ".join(f"x{n}" for n in range(60)) + f" {number}.{copy}" for copy in range(20)]
+    shard = [(f"{number:010x}{row:010x}", "s", text) for row, text in enumerate(texts)]
+    (write(folder / f"in{number}", [shard])[0]).rename(folder / f"{number:05d}.parquet")
+clean.mkdir()
+for path in folder.glob("*.parquet"):
+    path.rename(clean / path.name)
+config = DedupConfig(lines=LinesConfig(min_text=10), substring=SubstringConfig(words=40))
+names = ("kept", "scratch", "rejects", "tallies", "index")
+deduplicate(Inline(), config, clean, *(folder / name for name in names))
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+"""
+
+
+def test_memory_does_not_grow_with_the_corpus(tmp_path):
+    peaks = []
+    for files in (3, 12):
+        (tmp_path / str(files)).mkdir()
+        ran = subprocess.run(
+            [sys.executable, "-c", MEMORY, str(tmp_path / str(files)), str(files)],
+            capture_output=True,
+            text=True,
+            env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.getcwd()},
+        )
+        assert ran.returncode == 0, ran.stderr
+        peaks.append(int(ran.stdout.split()[-1]) / 1024)
+    assert peaks[1] < peaks[0] + 12, f"{peaks} MB for 3,000 and 12,000 documents"
