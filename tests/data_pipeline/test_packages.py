@@ -1,4 +1,5 @@
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -32,6 +33,16 @@ def test_pip_fetches_a_pinned_archive_once(index, tmp_path):
     (index / WHEEL).unlink()
     assert packages.fetch("pypi", "stemma-sample", "1.0", WHEEL, sha256_file(path), cache) == path
     assert [entry.name for entry in path.parent.iterdir()] == [WHEEL]
+
+
+def test_sources_that_share_an_archive_fetch_it_once(index, tmp_path, monkeypatch):
+    asked = []
+    download = packages.CLIENTS["pypi"]
+    monkeypatch.setitem(packages.CLIENTS, "pypi", lambda *given: asked.append(given) or download(*given))
+    arguments = ("pypi", "stemma-sample", "1.0", WHEEL, pinned(index), tmp_path / "cache")
+    with ThreadPoolExecutor(4) as threads:
+        paths = set(threads.map(lambda _: packages.fetch(*arguments), range(4)))
+    assert len(paths) == len(asked) == 1
 
 
 def test_a_fetched_archive_with_another_hash_is_refused_and_not_kept(index, tmp_path):
