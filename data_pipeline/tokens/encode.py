@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
@@ -150,8 +151,8 @@ class Encoded:
     Attributes:
         lengths: ``[documents]``, tokens of each.
         bytes: ``[documents]``, bytes of text of each.
-        splits: ``[documents]``, number of each one's split in ``split_names``.
-        split_names: in alphabetical order.
+        splits: ``[documents]`` int8, number of each one's split in ``split_names``.
+        split_names: as they are met.
     """
 
     def __init__(self, outputs: Sequence[Path], dtype: type[np.generic]) -> None:
@@ -159,14 +160,17 @@ class Encoded:
         self._page = lru_cache(maxsize=1024)(partial(_page, dtype=dtype))
         self._table = lru_cache(maxsize=64)(_table)  # each holds a file open
         numbers, splits = [], []
+        self.split_names: list[str] = []
         for output in self.outputs:
             table = self._table(output)
             numbers.append(np.stack([table.column(name).to_numpy() for name in ("tokens", "bytes")]))
-            splits.append(table.column("split").to_numpy(zero_copy_only=False).astype("U8"))
+            found = pc.unique(table.column("split")).to_pylist()
+            self.split_names += sorted(set(found) - set(self.split_names))
+            codes = pc.index_in(table.column("split"), value_set=pa.array(self.split_names))
+            splits.append(codes.to_numpy().astype(np.int8))
         self.lengths, self.bytes = np.concatenate(numbers, axis=1)
-        names, self.splits = np.unique(np.concatenate(splits), return_inverse=True)
-        self.split_names: list[str] = names.tolist()
-        sizes = [block.shape[1] for block in numbers]
+        self.splits = np.concatenate(splits)
+        sizes = [len(codes) for codes in splits]
         self._firsts = np.cumsum([0, *sizes])  # first row of each batch
         ends = np.cumsum(self.lengths)
         before = np.concatenate([[0], ends])[self._firsts[:-1]]  # tokens of the batches before

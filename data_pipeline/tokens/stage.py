@@ -111,7 +111,7 @@ class TokensStage(Stage):
     ) -> dict[str, list[ShardJob]]:
         """The shards to write, by source; held-out text is not divided into tiers."""
         shards: dict[str, list[ShardJob]] = {}
-        if self.config.tiers and not any(map(self._scores, jobs)):
+        if self.config.tiers and "quality" in self.inputs and not any(map(self._scores, jobs)):
             work.progress.say("tiers are asked for, but no source has scores: nothing is divided")
         for source, mine in jobs.items():
             outputs = tuple(job.output for job in mine)
@@ -119,7 +119,7 @@ class TokensStage(Stage):
             scores = self._scores(source)
             if scores and not tiers_file(work.scratch, source).exists():
                 assign_tiers(scores, encoded, self.config.tiers, tiers_file(work.scratch, source))
-            for split in encoded.split_names:
+            for split in sorted(encoded.split_names):
                 tiered = scores is not None and split == TRAIN
                 for tier in range(len(self.config.tiers) + 1) if tiered else (None,):
                     shards.setdefault(source, []).append(

@@ -9,10 +9,12 @@ import subprocess
 import sys
 import sysconfig
 import time
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -20,9 +22,10 @@ from pydantic import ValidationError
 
 import data_pipeline.tokens.stage as stage_module
 from data_pipeline.config import TokensConfig
-from data_pipeline.tokens.shards import Tokens
+from data_pipeline.tokens.encode import FACTS, vocabulary
+from data_pipeline.tokens.shards import Tokens, TokenShard
 from data_pipeline.tokens.stage import TokensStage
-from data_pipeline.tokens.write import ShardJob
+from data_pipeline.tokens.write import ShardJob, write_shard
 from stemma.core.artifact import Artifact, Store
 from stemma.core.config import Config
 from stemma.core.errors import DamagedError, StemmaError
@@ -431,6 +434,32 @@ def test_written_shards_are_not_written_again(
     assert (folder / calls[0].split / f"{calls[0].name}.bin").stat().st_mtime_ns == before
     assert "continuing: 1 of 3 shards are written" in [event.text for event in events]
     assert resumed.manifest["files"] == tokens.manifest["files"]
+
+
+def test_writing_a_shard_holds_no_more_than_a_few_documents_in_memory(
+    tokenizer: Artifact, tmp_path: Path
+) -> None:
+    """16 MB of tokens in 40 documents are written with a peak below a tenth of it."""
+    outputs = []
+    for number in range(4):
+        output = tmp_path / f"batch{number}"
+        np.full(10 * 200_000, number, np.uint16).tofile(f"{output}.tokens")
+        facts = {name: [f"{name}-{number}-{row}" for row in range(10)] for name in FACTS if name != "split"}
+        table = pa.table({**facts, "split": ["train"] * 10, "tokens": [200_000] * 10, "bytes": [1] * 10})
+        with pa.ipc.new_file(f"{output}.arrow", table.schema) as writer:
+            writer.write_table(table)
+        outputs.append(output)
+    folder, artifact, scratch = tokenizer.path / "hf", tmp_path / "artifact", tmp_path / "scratch"
+    vocabulary(folder)
+    artifact.mkdir()
+    scratch.mkdir()
+    job = ShardJob("s", "s", "train", None, tuple(outputs), folder, artifact, scratch, 1, 64, True)
+    tracemalloc.start()
+    write_shard(job)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 1_600_000
+    assert len(TokenShard(artifact / "train" / "s")) == 40 * 200_000
 
 
 @pytest.mark.parametrize(
