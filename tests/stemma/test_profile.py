@@ -96,3 +96,13 @@ def test_an_unknown_run_is_a_clear_error(tmp_path):
     assert done.returncode == 1
     assert "there is no run 'nope'" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_two_sources_with_the_same_id_are_refused_with_the_line(tmp_path):
+    """Plain YAML would silently let the second win."""
+    text = profile_path("nano").read_text()
+    assert text.count("\n    fineweb:\n") == 1
+    path = tmp_path / "twice.yaml"
+    path.write_text(text.replace("\n    fineweb:\n", "\n    wikipedia:\n"))
+    with pytest.raises(ProfileError, match=r"the key 'wikipedia' is written twice\s.*line \d+"):
+        load_profile(str(path))
