@@ -59,9 +59,9 @@ class ScorerConfig(Config):
         3, ge=1, description="labelled documents an n-gram must occur in to get a weight"
     )
     l2: float = Field(
-        1e-4, gt=0, description="weight of the squared norm of the parameters, per labelled document"
+        3e-5, gt=0, description="weight of the squared norm of the parameters, per labelled document"
     )
-    max_iterations: int = Field(100, ge=1, description="of L-BFGS")
+    max_iterations: int = Field(80, ge=1, description="of L-BFGS")
 
     @model_validator(mode="after")
     def _power_of_two(self) -> Self:

@@ -35,6 +35,7 @@ MODEL = "scorer.json"
 ARRAYS = ("buckets", "idf", "mean", "scale", "weights", "bias", "thresholds")
 SMALL = 2048  # labelled documents up to which training reduces the problem first
 FARTHEST = 4.0  # standard deviations: a 100 MB line of one letter is no farther from the mean than this
+SHAPE_SCALE = np.float32(0.15)
 _MISSING = -1
 
 
@@ -197,8 +198,9 @@ def fit(features: Features, targets: Targets, taxonomy: Taxonomy, config: Scorer
 
 
 def _standardise(shape: np.ndarray, mean: np.ndarray, scale: np.ndarray) -> np.ndarray:
-    """Shapes in standard deviations, held within what a straight line may be trusted with."""
-    return ((shape - mean) / scale).clip(-FARTHEST, FARTHEST).astype(np.float32)
+    """Shapes in standard deviations, held within what a straight line may be trusted with, and scaled so that
+    all of them together are about as long as the n-grams' vector: l2 then weighs both alike."""
+    return ((shape - mean) / scale).clip(-FARTHEST, FARTHEST).astype(np.float32) * SHAPE_SCALE
 
 
 def _known(features: Features, row_of: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -168,9 +168,8 @@ class QualityStage(Stage):
         files = document_files(self.inputs["corpus"].path)
         model, taxonomy = work.path / "model", work.path / "taxonomy.yaml"
         # scores of another model (trained anew, elsewhere, after a crash) must not be taken for this one's
-        folder = (
-            work.scratch / f"scores-{digest([sha256_file(path) for path in sorted(model.iterdir())])[:12]}"
-        )
+        version = digest([sha256_file(path) for path in sorted(model.iterdir())])[:12]
+        folder = work.scratch / f"scores-{version}"
         jobs = [Job(path, model, taxonomy, folder / path.parent.name / path.name) for path in files]
         score_corpus(
             jobs,
