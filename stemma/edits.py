@@ -5,7 +5,6 @@
 To take an edit back, delete it from the file: the work done before it still stands.
 """
 
-import contextlib
 import tempfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -267,10 +266,12 @@ def _comes_from(artifacts: Mapping[str, Artifact], name: str, ancestor: str) -> 
 
 
 def _is_locked(folder: Path) -> bool:
-    with contextlib.suppress(FileNotFoundError):
-        try:
-            with lock(lock_path(folder), 0.0, Progress(folder.name)):
-                return False
-        except LockedError:
-            return True
-    return False
+    """Whether a process is making what is in a folder at this moment."""
+    path = lock_path(folder)
+    if not path.exists():
+        return False
+    try:
+        with lock(path, 0.0, Progress(folder.name)):
+            return False
+    except LockedError:
+        return True

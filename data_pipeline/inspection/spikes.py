@@ -21,6 +21,7 @@ from stemma.core.files import read_jsonl
 WINDOW = 32  # steps a jump is measured against
 SETTLED = 4  # steps that must come before: less say nothing of what is usual
 NORMAL = 1.4826
+FLAT = 1e-3  # of the usual loss: the least spread a window is taken to have, however flat it is
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,7 @@ def find_spikes(losses: list[float], count: int, window: int = WINDOW) -> list[S
         usual = float(np.median(before))
         spread = NORMAL * float(np.median(np.abs(np.array(before) - usual)))
         loss = losses[step] if math.isfinite(losses[step]) else math.inf
-        floor = 1e-6 * max(abs(usual), 1.0)  # a window of equal losses has no spread
+        floor = FLAT * abs(usual) + 1e-12
         found.append(Spike(step, loss, usual, (loss - usual) / max(spread, floor)))
     rising = [spike for spike in found if spike.loss > spike.usual]
     return sorted(rising, key=lambda spike: (-spike.deviations, -spike.loss, spike.step))[:count]

@@ -140,7 +140,7 @@ def test_the_corpus_page_has_the_artifacts_figures(full: dict[str, Artifact]) ->
     assert "far_away was out of reach: no such host" in page
     assert "−40 (12.5%)" in page  # each of the two steps takes ten of four sources
     assert "<mark>lorem ipsum</mark>" in page
-    assert "and 15 more in contamination.parquet" in page
+    assert "and 35 more in contamination.parquet" in page
     assert "median 0.50" in page  # of the scores
     assert "history" in page
     assert "example3.org" in page

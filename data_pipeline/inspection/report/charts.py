@@ -345,10 +345,10 @@ def histogram(
         mark: a value to draw a line at, such as the median.
         mark_label: text beside it.
     """
-    width, height, base, top = 340.0, 132.0, 108.0, 18.0
+    width, height, base, top = 340.0, 138.0, 114.0, 24.0
     canvas = _Canvas(width)
     highest, total = max(counts, default=0) or 1, sum(counts) or 1
-    each = width / max(1, len(counts))
+    each = min(48.0, width / max(1, len(counts)))  # few bins stay bars
     for at, count in enumerate(counts):
         h = (base - top) * count / highest
         tip = f"{labels(edges[at])} to {labels(edges[at + 1])}\n{count:,.0f} {unit}, {share(count / total)}"
@@ -367,10 +367,10 @@ def histogram(
         shown = x + half if at else 2 * half
     if mark is not None and edges:
         x = _place(mark, edges) * each
-        canvas.line(x, top - 3, x, base, "mark")
+        canvas.line(x, 16, x, base, "mark")
         width_of = len(mark_label) * CHARACTER
-        anchor = "end" if x + 5 + width_of > width else "start"
-        canvas.text(x - 5 if anchor == "end" else x + 5, top + 4, mark_label, "soft", anchor)
+        middle = min(max(x, width_of / 2), width - width_of / 2)
+        canvas.text(middle, 11, mark_label, "soft", "middle")
     return canvas.svg(height, title, f"Histogram of {total:,.0f} {unit}; highest bin {highest:,.0f}.")
 
 

@@ -9,7 +9,7 @@ the same rows, and the report says so.
 import itertools
 import json
 import random
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -26,7 +26,7 @@ SCANNED = 200_000  # rows of documents, and of rejects, that are looked at
 SAMPLES = 12  # documents shown
 RULES = 16  # rules with examples
 EXAMPLES = 3  # of each
-HITS = 40  # contaminated documents shown
+HITS = 20  # contaminated documents shown
 BATCH = 512
 DUPLICATES = ("exact_duplicate", "near_duplicate", "line_duplicate", "substring_duplicate")
 
@@ -86,7 +86,9 @@ class CorpusFigures:
         examples: rule -> rejected rows.
         samples: kept rows.
         clusters: the largest: survivor, source, origin, size; with texts where found.
-        hits: rows of ``contamination.parquet``, and how many there are.
+        hits: rows of ``contamination.parquet``.
+        hit_count: how many it has.
+        hits_by: evaluation source -> rows.
         quality: scores, if given.
     """
 
@@ -103,6 +105,7 @@ class CorpusFigures:
     clusters: list[dict[str, Any]]
     hits: list[dict[str, Any]] = field(default_factory=list)
     hit_count: int = 0
+    hits_by: dict[str, int] = field(default_factory=dict)
     quality: QualityFigures | None = None
 
     @property
@@ -128,7 +131,7 @@ def gather(corpus: Artifact, quality: Artifact | None = None, seed: int = 0) -> 
     sources = [
         _source(name, described.get(name, {}), funnel) for name in sorted(described | funnel["sources"])
     ]
-    hits, hit_count = _hits(corpus)
+    hits, hits_by = _hits(corpus)
     return CorpusFigures(
         artifact=corpus,
         sources=sources,
@@ -142,7 +145,8 @@ def gather(corpus: Artifact, quality: Artifact | None = None, seed: int = 0) -> 
         samples=_samples(corpus, sources, seed),
         clusters=_clusters(corpus, statistics),
         hits=hits,
-        hit_count=hit_count,
+        hit_count=sum(hits_by.values()),
+        hits_by=hits_by,
         quality=_quality(quality, {source.name: source.domain for source in sources}) if quality else None,
     )
 
@@ -301,13 +305,18 @@ def _clusters(corpus: Artifact, statistics: Mapping[str, Any]) -> list[dict[str,
     return found
 
 
-def _hits(corpus: Artifact) -> tuple[list[dict[str, Any]], int]:
+def _hits(corpus: Artifact) -> tuple[list[dict[str, Any]], dict[str, int]]:
+    """The first hits, and how many there are by evaluation source."""
     path = corpus.path / "contamination.parquet"
     if not path.is_file():
-        return [], 0
+        return [], {}
     file = pq.ParquetFile(path)
-    batch = next(file.iter_batches(HITS), None)
-    return (batch.to_pylist() if batch is not None else []), file.metadata.num_rows
+    by_source: Counter[str] = Counter()
+    for batch in file.iter_batches(65_536, columns=["evaluation_source"]):
+        by_source.update(batch.column("evaluation_source").to_pylist())
+    first = next(file.iter_batches(HITS), None)
+    ranked = dict(sorted(by_source.items(), key=lambda item: (-item[1], item[0])))
+    return (first.to_pylist() if first is not None else []), ranked
 
 
 def _quality(quality: Artifact, domains: Mapping[str, str]) -> QualityFigures | None:

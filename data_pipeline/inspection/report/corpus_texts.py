@@ -107,7 +107,8 @@ def contamination(figures: CorpusFigures) -> str:
         cards.append(card(f"<b>{text(hit['evaluation_source'])}</b> {soft(about)}", sides))
     more = figures.hit_count - len(figures.hits)
     note = f'<p class="note">and {more:,} more in contamination.parquet</p>' if more > 0 else ""
-    return "".join(cards) + note
+    rows = [Bar(name, number, f"{number:,}", 5) for name, number in figures.hits_by.items()]
+    return f'{bars(rows, 12)}<h3>Both texts</h3><div class="cards">{"".join(cards)}</div>{note}'
 
 
 def samples(figures: CorpusFigures, colours: Mapping[str, int]) -> str:
