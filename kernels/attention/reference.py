@@ -29,6 +29,9 @@ def causal_attention(
 
     Returns:
         ``[batch, heads, seq, d_v]``.
+
+    Raises:
+        ValueError: the documents do not fill the rows (checked where that need not wait for a device).
     """
     d_qk, d_v = query.shape[-1], value.shape[-1]
     scale = d_qk**-0.5 if scale is None else scale
@@ -53,10 +56,16 @@ def document_starts(documents: Tensor) -> Tensor:
 
 def _each_alone(query: Tensor, key: Tensor, value: Tensor, scale: float, bounds: list[int]) -> Tensor:
     """The fused kernel on one document after another: less work than a masked call, and no mask to keep."""
-    length = query.shape[2]
-    rows: list[list[Tensor]] = [[] for _ in range(query.shape[0])]
+    batch, length = query.shape[0], query.shape[2]
+    rows: list[list[Tensor]] = [[] for _ in range(batch)]
+    if (bounds[0], bounds[-1]) != (0, batch * length):
+        raise ValueError(f"documents from {bounds[0]} to {bounds[-1]} in {batch} rows of {length} positions")
     for start, stop in pairwise(bounds):
         row, at = divmod(start, length)
+        if not 0 < stop - start <= length - at:
+            raise ValueError(
+                f"a document from {start} to {stop} does not lie in one row of {length} positions"
+            )
         part = (slice(row, row + 1), slice(None), slice(at, at + stop - start))
         rows[row].append(
             F.scaled_dot_product_attention(query[part], key[part], value[part], is_causal=True, scale=scale)

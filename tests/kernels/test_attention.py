@@ -64,3 +64,9 @@ def test_on_cuda_documents_go_to_flash_attention_without_waiting_for_the_device(
         starts = torch.empty(6, device="cuda", dtype=torch.int32)
         out = causal_attention(query, key, value, cu_seqlens=starts)
     assert (out.shape, out.dtype, out.device.type) == (value.shape, torch.bfloat16, "cuda")
+
+
+@pytest.mark.parametrize("bounds", [[0, 9, 17], [0, 17, 33], [1, 17, 34], [0, 9, 20, 34], [0, 9, 9, 17, 34]])
+def test_documents_that_do_not_fill_the_rows_are_refused(bounds):
+    with pytest.raises(ValueError, match="documents from|does not lie in one row"):
+        causal_attention(*tensors(), cu_seqlens=torch.tensor(bounds))
