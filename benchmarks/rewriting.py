@@ -33,7 +33,7 @@ from datatrove.pipeline.decont.n_grams import NGramsDecontConfig, NGramsDecontFi
 from datatrove.pipeline.formatters import PIIFormatter
 from datatrove.utils.text import ngrams, simplify_text
 
-from data_pipeline.cleaning.evaluation_index import build
+from data_pipeline.cleaning.evaluation_build import build
 from data_pipeline.cleaning.normalise import normalise
 from data_pipeline.cleaning.pii import replace_pii
 from data_pipeline.config.decontamination import DecontaminationConfig

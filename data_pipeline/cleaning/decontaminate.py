@@ -18,7 +18,8 @@ from datatrove.data import Document, DocumentsPipeline
 from datatrove.pipeline.base import PipelineStep
 from datatrove.pipeline.writers.disk_base import DiskWriter
 
-from data_pipeline.cleaning.evaluation_index import EvaluationIndex, Overlap, build, load
+from data_pipeline.cleaning.evaluation_build import build
+from data_pipeline.cleaning.evaluation_index import EvaluationIndex, Overlap, load
 from data_pipeline.config.decontamination import DecontaminationConfig
 from stemma.core.files import write_atomic
 
@@ -28,6 +29,7 @@ BELOW = "below_min_overlap"  # rows of text that was found and left alone
 
 BATCH_CHARACTERS = 500_000  # looked up together: numpy's calls cost more than short texts
 EXCERPT = 200  # characters listed on both sides of shared text
+WORD = 40  # characters of the longest word that is cut whole
 LONGEST = 2_000  # characters listed of the shared text itself
 
 HITS = pa.schema(
@@ -167,10 +169,9 @@ def cuts(text: str, overlaps: list[Overlap], window: int) -> list[tuple[int, int
     spans: list[tuple[int, int]] = []
     for overlap in overlaps:
         start, end = max(0, overlap.start - window), min(len(text), overlap.end + window)
-        while start > 0 and not text[start - 1].isspace():
-            start -= 1
-        while end < len(text) and not text[end].isspace():
-            end += 1
+        # to the ends of words; in a script without spaces, where it falls
+        start -= next((k for k in range(WORD) if start == k or text[start - k - 1].isspace()), 0)
+        end += next((k for k in range(WORD) if end + k == len(text) or text[end + k].isspace()), 0)
         spans.append((start, end))
     merged: list[tuple[int, int]] = []
     for start, end in sorted(spans):

@@ -1,19 +1,19 @@
 """The n-grams of evaluation sets in one file that workers map: built once, looked up by the hundred million.
 
-    index = build(triples, config)     # (source, item, text) of everything that will be evaluated on
+    index = build(triples, config)     # see evaluation_build
     index.save(path); load(path)       # the same bytes for the same triples, in whatever order they came
     index.overlaps(text)               # what a text shares with them, verified word by word
 
-An n-gram that many items of a source share is template: a prompt, a licence text. A text that has only such
-n-grams of an item shares nothing with it, unless it holds nearly all of the item: then it is a passage that
-many questions are about.
+An n-gram that many items of a source share is template: a prompt, a licence text. One of numbers, or of the
+same word over and over, is anybody's. A text that has only such n-grams of an item shares nothing with it,
+unless it holds nearly all of the item: a passage that many questions are about, say.
 
 The file is in safetensors format (named arrays, and JSON under ``__metadata__``), written atomically.
 """
 
 import json
 import mmap
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -30,7 +30,6 @@ from stemma.core.files import write_atomic
 
 FORMAT = 1
 TEMPLATE_SHARE = 0.8  # n-grams of many items count only in a text that holds so much of one item: a passage
-BITS_PER_GRAM = 16  # of the filter before the search: about one n-gram in 16 passes it by chance
 
 
 class IndexMismatch(StemmaError):
@@ -72,7 +71,7 @@ class Source(NamedTuple):
 
     Attributes:
         checked: items that are looked for.
-        unchecked: names of the items that are not: under ``min_n`` words, or all template.
+        unchecked: names of the items that are not: under ``min_n`` words, or without an n-gram of their own.
         templates: its n-grams that occur in too many items: (words, number of items), most frequent first.
     """
 
@@ -91,7 +90,7 @@ class EvaluationIndex:
         hashes: ascending, one per n-gram and place; uint64 [grams]. Of all its words, or of its first
             ``min_n`` if it is a whole item of fewer than n.
         gram_items, gram_words, gram_lengths: the n-gram's item, first word in it, and n; [grams].
-        gram_is_own: whether it is in few enough items of its source to be a sign by itself; bool [grams].
+        gram_is_own: whether it is a sign by itself, neither template nor numbers; bool [grams].
         grams_of: number of different n-grams an item is looked for by; uint32 [items].
         bits: the filter; uint8 [power of two].
     """
@@ -278,117 +277,3 @@ def load(path: Path, config: DecontaminationConfig | None = None) -> EvaluationI
         names=[(source, name) for source, name in about["names"]],
         **arrays,
     )
-
-
-def build(items: Iterable[tuple[str, str, str]], config: DecontaminationConfig) -> EvaluationIndex:
-    """Index the n-grams of evaluation items.
-
-    Args:
-        items: (source, item, text); the text is everything that must not be seen: question, answer, choices.
-        config: of the n-grams.
-    """
-    everything = sorted({Item(*item) for item in items})
-    pieces = [_NOTHING]
-    for number, item in enumerate(everything):
-        words = ngrams.split(item.text)
-        n = min(config.n, len(words))
-        if n < config.min_n:
-            continue
-        hashes = ngrams.word_hashes(words)
-        grams = ngrams.gram_hashes(hashes, n)
-        # a short item is found by its first words, so that texts are hashed at two lengths and not at all
-        sought = grams if n == config.n else ngrams.gram_hashes(hashes[: config.min_n], config.min_n)
-        pieces.append(
-            _Grams(
-                sought,
-                grams,
-                np.full(len(grams), number, np.uint32),
-                np.arange(len(grams), dtype=np.uint32),
-                np.full(len(grams), n, np.uint8),
-            )
-        )
-    table = _Grams(*(np.concatenate(columns) for columns in zip(*pieces)))
-    own, templates = _templates(table, everything, config.template_items)
-    checked = np.zeros(len(everything), np.bool_)
-    checked[table.items[own]] = True  # an item that is all template is no sign of anything
-    keep = np.flatnonzero(checked[table.items])
-    keep = keep[np.lexsort((table.words[keep], table.items[keep], table.sought[keep]))]
-    own, table = own[keep], table.take(keep)
-    grams_of = np.zeros(len(everything), np.uint32)
-    pairs = np.unique(np.stack([table.items.astype(np.uint64), table.grams]), axis=1)
-    np.add.at(grams_of, pairs[0].astype(np.int64), 1)
-    sources: dict[str, Source] = {}
-    for number, item in enumerate(everything):
-        source = sources.setdefault(item.source, Source(0, [], templates.get(item.source, [])))
-        if checked[number]:
-            sources[item.source] = source._replace(checked=source.checked + 1)
-        else:
-            source.unchecked.append(item.name)
-    texts = [item.text.encode("utf-8", "replace") for item in everything]
-    return EvaluationIndex(
-        n=config.n,
-        min_n=config.min_n,
-        template_items=config.template_items,
-        sources=sources,
-        names=[(item.source, item.name) for item in everything],
-        hashes=table.sought,
-        gram_items=table.items,
-        gram_words=table.words,
-        gram_lengths=table.lengths,
-        gram_is_own=own,
-        grams_of=grams_of,
-        bits=_filter(table.sought),
-        text=np.frombuffer(b"".join(texts), np.uint8),
-        text_ends=np.cumsum([len(text) for text in texts], dtype=np.int64),
-    )
-
-
-class _Grams(NamedTuple):
-    sought: ngrams.U64  # hash by which the n-gram is found
-    grams: ngrams.U64  # hash of the whole n-gram
-    items: npt.NDArray[np.uint32]
-    words: npt.NDArray[np.uint32]
-    lengths: npt.NDArray[np.uint8]
-
-    def take(self, which: npt.NDArray[Any]) -> "_Grams":
-        return _Grams(*(column[which] for column in self))
-
-
-_NOTHING = _Grams(*(np.zeros(0, kind) for kind in (np.uint64, np.uint64, np.uint32, np.uint32, np.uint8)))
-
-
-def _templates(
-    table: _Grams, items: list[Item], limit: int
-) -> tuple[npt.NDArray[np.bool_], dict[str, list[tuple[str, int]]]]:
-    """Which n-grams are in at most ``limit`` items of their source; and those that are not, by source."""
-    names = sorted({item.source for item in items})
-    source_of = np.array([names.index(item.source) for item in items], np.int64)
-    order = np.lexsort((table.words, table.items, source_of[table.items], table.grams))
-    grams, numbers = table.grams[order], table.items[order]
-    sources = source_of[numbers]
-    first = np.ones(len(order), np.bool_)  # of its n-gram in its source
-    first[1:] = (grams[1:] != grams[:-1]) | (sources[1:] != sources[:-1])
-    first_of_item = first.copy()
-    first_of_item[1:] |= numbers[1:] != numbers[:-1]
-    group = np.cumsum(first) - 1
-    counts = np.bincount(group, first_of_item).astype(np.int64)
-    own = np.empty(len(order), np.bool_)
-    own[order] = counts[group] <= limit
-    templates: dict[str, list[tuple[str, int]]] = {}
-    for place in np.flatnonzero(first & (counts[group] > limit)).tolist():
-        gram = order[place]
-        words = ngrams.split(items[table.items[gram]].text)
-        start = int(table.words[gram])
-        listed = (words.text(start, start + int(table.lengths[gram])), int(counts[group[place]]))
-        templates.setdefault(names[sources[place]], []).append(listed)
-    for entries in templates.values():
-        entries.sort(key=lambda entry: (-entry[1], entry[0]))
-    return own, templates
-
-
-def _filter(hashes: ngrams.U64) -> npt.NDArray[np.uint8]:
-    """A bit per hash prefix: most n-grams of a text are told apart from all of the index by one look."""
-    exponent = max(10, (len(hashes) * BITS_PER_GRAM - 1).bit_length())
-    flags = np.zeros(1 << exponent, np.bool_)
-    flags[hashes >> np.uint64(64 - exponent)] = True
-    return np.packbits(flags, bitorder="little")
