@@ -78,6 +78,14 @@ class FileSource(SourceBase):
         """The columns or keys of the text."""
         return text_fields(self.text_field)
 
+    @model_validator(mode="after")
+    def _text_field_has_a_use(self) -> "FileSource":
+        if "text_field" in self.model_fields_set and self.format not in ("jsonl", "parquet"):
+            raise ValueError(
+                f"`text_field` is for jsonl and parquet; a file of format {self.format} has none"
+            )
+        return self
+
 
 class PackageSource(FileSource):
     """Text in an archive of a package registry: fetched by its ordinary client, checked, read in place."""

@@ -48,7 +48,7 @@ def look_at_all(
 
 
 def shared_files(sources: Mapping[str, SourceBase], found: Mapping[str, Found]) -> list[str]:
-    """Pairs of training sources that list the same files, as text; what both have is kept once.
+    """Pairs of training sources that read the same files alike, as text; what both have is kept once.
 
     Raises:
         SharedFile: a training source has a file that another source may only be measured by; names both.
@@ -70,9 +70,14 @@ def shared_files(sources: Mapping[str, SourceBase], found: Mapping[str, Found]) 
                     f"{file}" + (f" (there {its_file})" if its_file != file else "") + ". What models are "
                     "measured by is never learned from: take the file out of one of them."
                 )
-            if other != name:
+            if other != name and way_of_reading(sources[other]) == way_of_reading(sources[name]):
                 pairs[other, name] = pairs.get((other, name), 0) + 1
     return [f"{first} and {second} share {count} files" for (first, second), count in pairs.items()]
+
+
+def way_of_reading(source: SourceBase) -> tuple[object, ...]:
+    """What a file becomes. Code and its docstrings, say, are different texts of the same files."""
+    return getattr(source, "format", ""), getattr(source, "text_field", ""), getattr(source, "items", 0)
 
 
 def file_keys(source: SourceBase, found: Found) -> Iterator[tuple[str, str]]:

@@ -88,11 +88,11 @@ def rows(source: HuggingFaceSource, name: str) -> Iterator[Item]:
     from data_pipeline.sources.readers import SchemaError, joined
 
     repository = str(folder_of(source)) if source.is_folder else source.repository
-    stream = datasets.load_dataset(
-        repository, source.name, split=source.split, revision=source.revision, streaming=True
-    )
-    shard = stream.shard(num_shards=stream.num_shards, index=int(name.split(" ")[0]))
     try:
+        stream = datasets.load_dataset(  # which reads the schema, of the first file
+            repository, source.name, split=source.split, revision=source.revision, streaming=True
+        )
+        shard = stream.shard(num_shards=stream.num_shards, index=int(name.split(" ")[0]))
         for number, row in enumerate(shard):
             values: list[Any] = []
             for field in source.fields:

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from warcio.statusandheaders import StatusAndHeaders
 from warcio.warcwriter import WARCWriter
 
-from data_pipeline.config import DebianSource, LocalSource, PackageSource
+from data_pipeline.config import DebianSource, HuggingFaceSource, LocalSource, PackageSource
 from data_pipeline.sources import documents, find, readers, streams
 from data_pipeline.sources.read import read
 from data_pipeline.sources.units import units
@@ -249,6 +249,20 @@ def test_a_member_whose_checksum_is_wrong_stops_the_run_or_is_counted_alone(tmp_
     with pytest.raises(DamagedError, match=r"a\.zip!a\.txt is damaged"):
         items_of(PackageSource(**about), tmp_path)
     assert rules_of(PackageSource(**about, on_damage="skip"), tmp_path) == ["damaged", ""]
+
+
+def test_a_dataset_whose_file_is_cut_off_is_refused_by_name(tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    rows = pa.table({"text": [os.urandom(40).hex() for _ in range(3_000)]})
+    for number in range(2):
+        pq.write_table(rows, tmp_path / f"train-{number:05d}-of-00002.parquet", row_group_size=500)
+    bad = tmp_path / "train-00001-of-00002.parquet"
+    bad.write_bytes(bad.read_bytes()[: bad.stat().st_size // 2])
+    about = {"repository": str(tmp_path), **ABOUT}
+    with pytest.raises(DamagedError, match=r"train-00001-of-00002\.parquet is not readable"):
+        items_of(HuggingFaceSource(**about))
+    rules = [item.rule for _, item in items_of(HuggingFaceSource(**about, on_damage="skip"))]
+    assert (rules.count(""), rules.count("damaged"), len(rules)) == (3_000, 1, 3_001)
 
 
 # ---- WARC

@@ -281,6 +281,11 @@ def test_a_source_says_how_it_may_be_used_and_only_what_is_learned_is_filtered()
         local("x", use="eval")
 
 
+def test_a_text_field_that_nothing_would_read_is_refused():
+    with pytest.raises(ValidationError, match="a file of format html has none"):
+        local("x", format="html", text_field="body")
+
+
 def test_an_evaluation_source_given_to_the_reader_is_refused(tmp_path):
     (tmp_path / "a.txt").write_text("secret")
     source = local(tmp_path / "a.txt", use="eval", filters="")
