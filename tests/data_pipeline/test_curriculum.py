@@ -252,6 +252,30 @@ def test_a_trillion_tokens_over_a_hundred_sources_is_exact_small_and_quick() -> 
     assert time.perf_counter() - began < 10  # 1.3 s here, nearly all of it the inverse
 
 
+def test_a_plan_of_a_trillion_tokens_is_edited_by_arithmetic() -> None:
+    sizes = {f"s{n:02d}": 4_000_000_000 + 123_456_789 * n for n in range(100)}
+    wanted = config(phase("all", 10**12, 8192), batch=512, max_epochs=500)
+    plan = build_plan(wanted, sources(sizes, 131_072))
+    step = plan.total_steps // 3
+    began = time.perf_counter()
+    edited = edit_plan(
+        plan,
+        step,
+        [phase("long", 10**11, 131_072, weights={"s07": 3, "web": 1}, max_epochs={"s07": 99})],
+        wanted,
+    )
+    assert time.perf_counter() - began < 5  # 0.02 s here
+    first = edited.phases[1].first_sample
+    assert first == step * 512
+    assert all(edited.locate(sample) == plan.locate(sample) for sample in range(0, first, first // 50))
+    assert edited.planned(step) == plan.planned(step)
+    assert len(json.dumps(edited.to_json())) < 60_000
+    for name, cursor in edited.cursors().items():
+        read = sum(made.counts.get(name, 0) * made.sequence_length for made in edited.phases)
+        waste = sum(made.waste.get(name, 0) for made in edited.phases)
+        assert read + waste == edited.sources[name].universe.consumed(cursor)
+
+
 def test_batches_cover_the_stage_and_never_straddle_phases() -> None:
     plan = build_plan(config(phase("a", 1_000), phase("b", 900, 32), phase("c", 512, 64)), sources())
     assert [made.tokens for made in plan.phases] == [896, 896, 512]  # whole steps of 128 tokens

@@ -68,5 +68,5 @@ def test_on_cuda_documents_go_to_flash_attention_without_waiting_for_the_device(
 
 @pytest.mark.parametrize("bounds", [[0, 9, 17], [0, 17, 33], [1, 17, 34], [0, 9, 20, 34], [0, 9, 9, 17, 34]])
 def test_documents_that_do_not_fill_the_rows_are_refused(bounds):
-    with pytest.raises(ValueError, match="documents from|does not lie in one row"):
+    with pytest.raises(ValueError, match=r"documents from|does not lie in one row"):
         causal_attention(*tensors(), cu_seqlens=torch.tensor(bounds))
