@@ -6,7 +6,7 @@ from data_pipeline.curriculum.plan import Phase, Plan
 
 # What may differ between two phases that read the same up to the shorter one's end: what follows from their
 # ends, and what only names or explains them.
-ENDS = frozenset({"name", "samples", "counts", "waste", "weights"})
+ENDS = frozenset({"name", "samples", "counts", "waste", "weights", "upsample"})
 
 
 def common_steps(left: Plan, right: Plan) -> int:

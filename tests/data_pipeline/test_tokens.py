@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import multiprocessing
 import os
 import shutil
 import signal
@@ -28,7 +29,7 @@ from data_pipeline.tokens.stage import TokensStage
 from data_pipeline.tokens.write import ShardJob, write_shard
 from stemma.core.artifact import Artifact, Store
 from stemma.core.config import Config
-from stemma.core.errors import DamagedError, StemmaError
+from stemma.core.errors import DamagedError, StageFailed, StemmaError
 from stemma.core.progress import Event
 from stemma.core.stage import Execution, Stage, Workspace, execute
 from tokenizer.chat import render
@@ -282,6 +283,23 @@ def test_a_killed_run_continues_and_ends_with_the_same_bytes(
     assert any("documents are encoded" in event.text for event in events)
     steps = [event.step for event in events if event.kind == "step"]
     assert steps[0] == len(done) + 1  # what was encoded was not encoded again
+
+
+def test_a_killed_worker_is_an_error_and_not_a_hang(
+    corpus: Artifact, tokenizer: Artifact, tokens: Artifact, tmp_path: Path
+) -> None:
+    config = CONFIG.model_copy(update={"batch_documents": 1})
+    inputs = {"corpus": corpus, "tokenizer": tokenizer}
+
+    def kill_one(event: Event) -> None:
+        if event.kind == "step":
+            children = multiprocessing.active_children()
+            os.kill(children[0].pid or 0, signal.SIGKILL)
+
+    with pytest.raises(StageFailed, match=r"a worker died .*what is done is kept"):
+        execute(TokensStage("tokens", config, inputs), Store(tmp_path), Execution(workers=2), [kill_one])
+    resumed = execute(TokensStage("tokens", config, inputs), Store(tmp_path), Execution(workers=1))
+    assert resumed.manifest["files"] == tokens.manifest["files"]
 
 
 def test_bad_documents_are_refused_by_name(tokenizer: Artifact, tmp_path: Path) -> None:
