@@ -1,14 +1,19 @@
 """Config models of deduplication."""
 
+from typing import Literal
+
 from pydantic import Field, field_validator
 
-from data_pipeline.config.sources import SourceId
+from data_pipeline.config.sources import Domain, SourceId
 from stemma.core.config import Config
 
 
 class LinesConfig(Config):
-    """Removal of boilerplate: lines that many documents of one source have. Code is left alone."""
+    """Removal of boilerplate: lines that many documents of one source have. Code is never touched."""
 
+    domains: tuple[Literal["web", "stem", "agent"], ...] = Field(
+        ("web",), min_length=1, description="domains whose documents lose such lines"
+    )
     max_documents: int = Field(
         20, ge=1, description="documents of a source that may have a line; from one more on it is removed"
     )
@@ -28,7 +33,9 @@ class SubstringConfig(Config):
         le=1,
         description="share of a document's words in such sequences above which it is rejected",
     )
-    code: bool = Field(False, description="look into sources of the domain `code` too")
+    domains: tuple[Domain, ...] = Field(
+        ("web", "stem", "agent"), min_length=1, description="domains whose documents are compared"
+    )
 
 
 class DedupConfig(Config):

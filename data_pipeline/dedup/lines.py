@@ -1,4 +1,4 @@
-"""Removal of boilerplate: lines that more documents of one source have than a limit; code is left alone.
+"""Removal of boilerplate: lines that more documents of one source have than a limit.
 
 Two passes over the texts: hashes of lines are counted per file and added up per range of hashes, then the
 frequent ones are cut. A line counts once per document, without case and with its spaces folded. The kept
@@ -54,7 +54,7 @@ class CountLines(Step):
         counts: Counter[int] = Counter()
         for batch in read(self.files[rank], ["source", "domain", "text"]):
             for source, domain, text in zip(*(column.to_pylist() for column in batch.columns)):
-                if domain != "code":
+                if domain in self.config.domains:
                     counts.update(hashes_of(source, text, self.config).keys())
         hashes = np.fromiter(counts.keys(), np.uint64, len(counts))
         by_hash = np.argsort(hashes)
@@ -126,7 +126,7 @@ class CutLines(Step):
                 rule, value = (np.full(len(table), "", object) for _ in range(2))
                 sources, domains = table["source"].to_pylist(), table["domain"].to_pylist()
                 for row, (source, domain, text) in enumerate(zip(sources, domains, texts)):
-                    if domain == "code":
+                    if domain not in self.config.domains:
                         continue
                     own = hashes_of(source, text, self.config)
                     hashes = np.fromiter(own, np.uint64, len(own))

@@ -253,7 +253,7 @@ class Spans:
         return [
             (row, split(text))
             for row, (domain, text) in enumerate(zip(domains, texts))
-            if self.config.code or domain != "code"
+            if domain in self.config.domains
         ]
 
     def part(self, rank: int) -> Path:

@@ -224,6 +224,11 @@ def test_code_keeps_its_lines_and_what_is_left_short_is_rejected(tmp_path):
 # Together
 
 
+def test_code_has_no_boilerplate():
+    with pytest.raises(ValueError, match="domains"):
+        LinesConfig(domains=("web", "code"))
+
+
 def full(folder: Path, documents: list[Document], config: DedupConfig, base: Path | None = None) -> None:
     write(folder / "clean", [documents[::2], documents[1::2]])
     paths = [folder / name for name in ("clean", "kept", "scratch", "rejects", "tallies", "index")]
