@@ -317,18 +317,13 @@ def recall(pairs: list[Pair], share: float, passed: dict[str, tuple[str, str]], 
 # --- the text ---------------------------------------------------------------------------------------------
 
 
-def write_corpus(
-    folder: Path, size: float, parts: int, cache: Path
-) -> tuple[list[tuple[str, str, float]], int]:
-    """Write ``in/<part>/<shard>.jsonl``; return the planted pairs, with shares of changed words, and the bytes."""
+def write_corpus(folder: Path, size: float, parts: int, cache: Path) -> tuple[list[Pair], int]:
+    """Write ``in/<part>/<shard>.jsonl``; return the planted pairs and the bytes."""
     rng = random.Random(0)
-    files = [
-        [(folder / "in" / str(part) / f"{shard:02d}.jsonl") for shard in range(SHARDS)]
-        for part in range(parts)
-    ]
-    for paths in files:
-        paths[0].parent.mkdir(parents=True)
-    outputs = [path.open("w") for paths in files for path in paths]
+    outputs = []
+    for part in range(parts):
+        (folder / "in" / str(part)).mkdir(parents=True)
+        outputs += [(folder / "in" / str(part) / f"{shard:02d}.jsonl").open("w") for shard in range(SHARDS)]
     pairs: list[Pair] = []
     written = number = 0
     started = time.perf_counter()
