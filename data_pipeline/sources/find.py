@@ -270,16 +270,18 @@ def mark(url: str) -> str:
         FileNotFoundError: it is gone.
     """
     system, path = fsspec.core.url_to_fs(url)
+    system.invalidate_cache(path)  # listings are kept, and would say what was
     return size_and_mark(system, path)[1]
 
 
 def size_and_mark(system: fsspec.AbstractFileSystem, path: str) -> tuple[int, str]:
     if isinstance(system, LocalFileSystem):
         status = os.stat(path)
-        return status.st_size, f"{status.st_size} bytes, changed at {status.st_mtime_ns / 1e9:.9f}"
+        seconds, nanoseconds = divmod(status.st_mtime_ns, 10**9)
+        return status.st_size, f"{status.st_size} bytes, changed at {seconds}.{nanoseconds:09d}"
     info = system.info(path)
     size = int(info.get("size") or 0)
-    keys = ("ETag", "etag", "mtime", "LastModified", "last_modified", "created")
+    keys = ("ETag", "etag", "blob_id", "mtime", "LastModified", "last_modified", "created")
     changed = next((info[key] for key in keys if key in info), "")
     return size, f"{size} bytes, version {changed}"
 

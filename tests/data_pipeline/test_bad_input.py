@@ -9,6 +9,7 @@ import os
 import subprocess
 import sys
 
+import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -357,6 +358,19 @@ def test_a_file_that_changed_after_it_was_looked_at_is_refused_by_name(tmp_path,
     ) as raised:
         items_of(source, found=found)
     assert ("now: gone" in str(raised.value)) == (change == "remove")
+
+
+def test_a_change_behind_another_file_system_is_noticed_too():
+    memory = fsspec.filesystem("memory")
+    memory.pipe("/stemma_changes/a.jsonl", b'{"text": "one"}\n')
+    try:
+        source = local("memory://stemma_changes/*.jsonl")
+        found = find.look(source, None, True)
+        memory.pipe("/stemma_changes/a.jsonl", b'{"text": "two"}\n')
+        with pytest.raises(StemmaError, match=r"memory:///stemma_changes/a\.jsonl is not what it was"):
+            items_of(source, found=found)
+    finally:
+        memory.rm("/stemma_changes", recursive=True)
 
 
 @pytest.mark.parametrize("on_damage", ["stop", "skip"])
