@@ -113,7 +113,7 @@ def train_fasttext(texts: list[str], labels: "list[Consensus]") -> Any:
             if label.domain:
                 handle.write(f"__label__{label.domain} {one_line(text)}\n")
         handle.flush()
-        return fasttext.train_supervised(handle.name, epoch=50, lr=0.3, dim=32, thread=1, verbose=0, seed=0)
+        return fasttext.train_supervised(handle.name, epoch=60, lr=0.15, dim=32, thread=1, verbose=0, seed=0)
 
 
 def fasttext_accuracy(texts: list[str], labels: "list[Consensus]", fold: "np.ndarray") -> float:

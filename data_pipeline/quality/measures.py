@@ -83,11 +83,14 @@ def bootstrap(
         seed: of the draws.
     """
     _, index = np.unique(np.array(groups), return_inverse=True)
-    members = np.split(np.argsort(index, kind="stable"), np.cumsum(np.bincount(index))[:-1])
+    order, sizes = np.argsort(index, kind="stable"), np.bincount(index)
+    starts = np.cumsum(sizes) - sizes
     rng = np.random.default_rng(seed)
     found = []
     for _ in range(resamples):
-        rows = np.concatenate([members[group] for group in rng.integers(0, len(members), len(members))])
+        drawn = rng.integers(0, len(sizes), len(sizes))
+        ends = np.cumsum(sizes[drawn])
+        rows = order[np.repeat(starts[drawn] - ends + sizes[drawn], sizes[drawn]) + np.arange(ends[-1])]
         if (value := statistic(rows)) is not None:
             found.append(value)
     return [float(bound) for bound in np.percentile(found, INTERVAL)] if len(found) > resamples // 2 else None

@@ -14,6 +14,7 @@ zero, in a fixed order on one thread; same labels, same bytes.
 
 import io
 import itertools
+import math
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ import numpy as np
 
 from data_pipeline.config.quality import ScorerConfig
 from data_pipeline.quality.features import Features, featurize
+from data_pipeline.quality.lbfgs import minimise
 from data_pipeline.quality.taxonomy import Taxonomy
 from stemma.core.errors import DamagedError
 from stemma.core.files import read_json, write_atomic, write_json
@@ -253,31 +255,23 @@ def _optimise(
         if small:
             matrix, expand = _reduce(matrix, transposed)
             transposed = matrix.T
-        parameters = [
-            torch.zeros(size, dtype=torch.float64, requires_grad=True)
-            for size in ((matrix.shape[1], named + len(highest)), (named,), (len(highest), max(highest)))
-        ]
-        weights = parameters[0]
-        solver = torch.optim.LBFGS(
-            parameters,
-            max_iter=config.max_iterations,
-            tolerance_grad=1e-6,
-            tolerance_change=1e-9,
-            history_size=10,
-            line_search_fn="strong_wolfe",
-        )
+        sizes = [(matrix.shape[1], named + len(highest)), (named,), (len(highest), max(highest))]
+        counts = [math.prod(size) for size in sizes]
 
-        def closure() -> torch.Tensor:
-            outputs = (matrix @ weights.detach()).requires_grad_()
-            value = loss(outputs, *parameters[1:])
-            grads = torch.autograd.grad(value, [outputs, *parameters[1:]])
-            weights.grad = transposed @ grads[0] + config.l2 * weights.detach()
-            for parameter, grad in zip(parameters[1:], grads[1:]):
-                parameter.grad = grad
-            return value.detach() + config.l2 / 2 * weights.detach().square().sum()
+        def split(flat: torch.Tensor) -> list[torch.Tensor]:
+            return [part.view(size) for part, size in zip(flat.split(counts), sizes)]
 
-        solver.step(closure)
-        found = [parameter.detach() for parameter in parameters]
+        def objective(flat: torch.Tensor) -> tuple[float, torch.Tensor]:
+            weights, *rest = split(flat)
+            leaves = [(matrix @ weights).requires_grad_(), *(part.clone().requires_grad_() for part in rest)]
+            value = loss(*leaves)
+            grads = torch.autograd.grad(value, leaves)
+            back = transposed @ grads[0] + config.l2 * weights
+            total = float(value.detach() + config.l2 / 2 * weights.square().sum())
+            return total, torch.cat([part.reshape(-1) for part in (back, *grads[1:])])
+
+        start = torch.zeros(sum(counts), dtype=torch.float64)
+        found = split(minimise(objective, start, config.max_iterations))
         if small:
             found[0] = expand @ found[0]
     finally:
