@@ -106,3 +106,16 @@ def test_two_sources_with_the_same_id_are_refused_with_the_line(tmp_path):
     path.write_text(text.replace("\n    fineweb:\n", "\n    wikipedia:\n"))
     with pytest.raises(ProfileError, match=r"the key 'wikipedia' is written twice\s.*line \d+"):
         load_profile(str(path))
+
+
+def test_a_section_may_take_over_another_and_change_some_of_its_keys(tmp_path):
+    """As sources that share an archive do; a key written twice is refused there, too."""
+    merged = "    more:\n      <<: *first\n      domain: stem\n"
+    text = profile_path("nano").read_text().replace("\n    wikipedia:\n", "\n    wikipedia: &first\n")
+    path = tmp_path / "merged.yaml"
+    path.write_text(text.replace("\n    fineweb:\n", f"\n{merged}    fineweb:\n"))
+    sources = load_profile(str(path)).data.sources
+    assert sources["more"] == sources["wikipedia"].model_copy(update={"domain": "stem"})
+    path.write_text(path.read_text().replace(merged, f"{merged}      domain: web\n"))
+    with pytest.raises(ProfileError, match="the key 'domain' is written twice"):
+        load_profile(str(path))
