@@ -1,10 +1,20 @@
 """Licences that source trees state."""
 
+import json
 from pathlib import Path
 
 import pytest
+from datatrove.data import Document
+from pydantic import TypeAdapter
 
+from data_pipeline.cleaning.chain import Decide, build_chain
+from data_pipeline.cleaning.records import RejectWriter, to_draft
+from data_pipeline.config import LocalSource
+from data_pipeline.config.cleaning import Chain
 from data_pipeline.sources import licences
+from data_pipeline.sources.documents import SourceReader, document_id
+from data_pipeline.sources.find import look
+from data_pipeline.sources.units import units
 
 COMMON = Path("/usr/share/common-licenses")  # of every Debian system
 
@@ -58,3 +68,31 @@ def test_the_nearest_licence_file_counts_and_a_wheel_has_one_for_all():
     assert licences.nearest(folders, "a/c/d.py") == "Apache-2.0 OR MIT"
     assert licences.nearest(folders, "a/b/d.py") == licences.UNKNOWN
     assert licences.nearest(folders, "pkg/x.py") == "MIT"
+
+
+def test_what_a_reader_found_reaches_the_licence_filter_through_the_drafts(tmp_path):
+    """Between reading and filtering there are Parquet rows of texts; the real steps on both sides of them."""
+    texts = {
+        "ours": "Permission is hereby granted, free of charge",
+        "theirs": "GNU GENERAL PUBLIC LICENSE\nVersion 3, 29 June 2007",
+    }
+    for name, text in texts.items():
+        (tmp_path / "tree" / name).mkdir(parents=True)
+        (tmp_path / "tree" / name / "COPYING").write_text(text)
+        (tmp_path / "tree" / name / "a.c").write_text("int main(void) { return 0; }\n")
+    about = {"domain": "code", "licence": "MIT", "filters": "code", "format": "code"}
+    source = LocalSource(urls=(str(tmp_path / "tree"),), **about)
+    work = units("s", source, look(source, None, True))
+    reader = SourceReader(work, {"s": source}, 10_000, 10_000, RejectWriter(tmp_path / "rejects" / "read"))
+    rows = [to_draft(None, document) for rank in range(len(work)) for document in reader.run(None, rank)]
+    drafts = [Document(text=row.pop("text"), id=row.pop("id"), metadata=row) for row in rows]
+    (step,) = TypeAdapter(Chain).validate_python([{"licence": {"allow": ["MIT-0"]}}])
+    kept = iter(drafts)
+    steps = build_chain((step,), "en", tmp_path / "rejects", tmp_path / "tallies")
+    for each in [*steps, Decide(("licence",), document_id)]:
+        kept = each.run(kept, 0, 1)
+    (document,) = kept
+    assert document.metadata["licence"] == "MIT-0"
+    decisions = json.loads(document.metadata["decisions"])
+    assert decisions["about"] == {"licence_found": "MIT-0", "path": "ours/a.c", "programming_language": "c"}
+    assert decisions["found"] == {"licence": "reader"}
