@@ -19,7 +19,7 @@ from pydantic import Field
 
 from stemma.core.artifact import MANIFEST, SCRATCH, STAGE_RECORD, Artifact, Store, verify_artifact
 from stemma.core.config import Config, digest, identity
-from stemma.core.errors import DamagedError, LockedError
+from stemma.core.errors import DamagedError, LockedError, StemmaError
 from stemma.core.files import read_json, write_json
 from stemma.core.progress import BEGIN, FAILED, SEALED, SKIPPED, Listener, Progress
 
@@ -130,9 +130,17 @@ def lock(path: Path, timeout: float, progress: Progress) -> Iterator[None]:
 
     Raises:
         LockedError: another process held it for longer than ``timeout`` seconds.
+        StemmaError: the folder cannot be written.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path, "a+") as handle:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle = open(path, "a+")  # noqa: SIM115 (closed below)
+    except OSError as error:
+        raise StemmaError(
+            f"{error.filename or path} cannot be written ({error.strerror}). Give this user the right to "
+            "write there, make room, or choose another root, and run again."
+        ) from error
+    with handle:
         deadline = time.monotonic() + timeout
         waiting = False
         while True:

@@ -14,6 +14,7 @@ from data_pipeline.corpus.stage import CorpusStage
 from data_pipeline.executor.ranks import StorageError
 from data_pipeline.sources.find import SourceError
 from stemma.core.artifact import Store
+from stemma.core.errors import StemmaError
 from stemma.core.stage import Execution, execute
 from tests.data_pipeline.corpora import hashes, jsonl, local, make, section, texts
 
@@ -165,3 +166,10 @@ def test_work_of_another_config_is_never_gone_on_with(tmp_path):
     ]
     assert len(folders) == 2
     assert make(tmp_path, profile, workers=1).summary["documents"] == 20
+
+
+def test_a_folder_that_may_not_be_written_is_named(whole, small_disk):
+    profile, _ = whole
+    subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
+    with pytest.raises(StemmaError, match=rf"{small_disk}/store cannot be written \(Read-only file system\)"):
+        make(small_disk, profile, workers=1)
