@@ -8,7 +8,7 @@ is protected: prose that stays as it was costs little, a damaged formula is wron
 import re
 from collections.abc import Callable
 
-# Every alternative begins with a literal, so that the search can skip to it.
+MARK = re.compile(r"[`~><\\$]")  # what openers begin with: searched for first, because that is fast
 OPENERS = re.compile(
     r"""
       (?P<ticks>`+)
@@ -48,7 +48,11 @@ def delimited(text: str) -> list[Span]:
     closers = Closers(text)
     spans: list[Span] = []
     position = 0
-    while opener := OPENERS.search(text, position):
+    while mark := MARK.search(text, position):
+        position = mark.end()
+        opener = OPENERS.match(text, mark.start())
+        if opener is None:
+            continue
         end = closers.find(opener)
         position = opener.end()
         if end is not None:
