@@ -174,6 +174,7 @@ def trace(
 ) -> None:
     """From a training step, or a token of it, to its documents; from a document to its steps; from a spike of
     the loss to what was read there."""
+    from data_pipeline.inspection.lookup import PLAN, need, stage_folder
     from data_pipeline.inspection.render_trace import render_spikes, render_step, render_trace
     from data_pipeline.inspection.samples import trace_step
     from data_pipeline.inspection.spikes import spikes
@@ -181,17 +182,28 @@ def trace(
     from stemma.pipeline import open_run, open_work
     from stemma.terminal import console
 
-    store = Store(root)
+    store, out = Store(root), console()
     artifacts, working = open_run(store, run or name), open_work(store, run or name)
+    folder = artifacts[stage].path if stage in artifacts else working.get(stage)
+
+    def other_rows(at: int) -> None:
+        from posttrain.trace import render_rows, step_rows
+
+        trajectories = need(artifacts, "trajectories").file("trajectories.jsonl")
+        where = stage_folder(artifacts, working, stage)
+        rows = step_rows(where, need(artifacts, "tokenizer").path, trajectories, at)
+        render_rows(rows, out, None if spike else row)
+
     if document:
-        render_trace(trace_document(artifacts, document), console())
+        render_trace(trace_document(artifacts, document), out)
     elif spike:
-        render_spikes(stage, spikes(artifacts, working, stage, n), console())
+        render_spikes(stage, spikes(artifacts, working, stage, n), out, other_rows)
+    elif f"{PLAN}{stage}" not in artifacts and stage in ("sft", "rl"):
+        other_rows(step)
     elif row is None:
-        folder = artifacts[stage].path if stage in artifacts else working.get(stage)
-        render_step(trace_step(artifacts, stage, step, folder), console())
+        render_step(trace_step(artifacts, stage, step, folder), out)
     else:
-        render_trace(trace_token(artifacts, stage, step, row, pos), console())
+        render_trace(trace_token(artifacts, stage, step, row, pos), out)
 
 
 def artifact(root: Path, run_name: str, node: str) -> Artifact:

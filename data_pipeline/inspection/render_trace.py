@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from rich.console import Console
@@ -117,8 +117,17 @@ def render_samples(views: list[SampleView], console: Console) -> None:
         console.print()
 
 
-def render_spikes(stage: str, found: list[Spike], console: Console) -> None:
-    """The jumps of a stage's loss, each with its rows."""
+def render_spikes(
+    stage: str, found: list[Spike], console: Console, others: Callable[[int], None] | None = None
+) -> None:
+    """The jumps of a stage's loss, each with its rows.
+
+    Args:
+        stage: its name.
+        found: its jumps.
+        console: where to print.
+        others: prints the rows of a step of a stage that has no plan.
+    """
     if not found:
         console.print(f"{stage}: the loss of no step is above the median of those before it")
     for spike in found:
@@ -134,11 +143,8 @@ def render_spikes(stage: str, found: list[Spike], console: Console) -> None:
             console.print(f"  {name}: {value:.4f}, usually {usual:.4f}")
         if spike.view:
             render_step(spike.view, console)
-        else:
-            console.print(
-                f"  which rows step {spike.step} read is not recorded for {stage}: it has no plan. "
-                "Its batch's hash is in receipts.jsonl."
-            )
+        elif others:
+            others(spike.step)
 
 
 def _piece(piece: Piece) -> str:
