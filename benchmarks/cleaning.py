@@ -7,7 +7,7 @@ time; near-duplicates are planted in it, copies of which 1 to 10% of the words a
 
     equal       documents for which both sides give the same rule, or keep the same text
     recall      share of planted pairs, both of which passed the filters, of which one was dropped
-    memory      largest worker, on a quarter of the text and on all of it
+    memory      of a process that filters a quarter of the text, and of one that filters all of it
 
     python -m benchmarks.cleaning [--megabytes 100] [--parts 2] [--workers 2] [--cache FOLDER]
 
@@ -70,13 +70,11 @@ def compare(folder: Path, given: argparse.Namespace) -> None:
     pairs, size = write_corpus(folder, given.megabytes * 1e6, given.parts, given.cache or folder / "cache")
     workers = given.workers
     seconds = {"stock": 0.0, "ours": 0.0}
-    busy = dict(seconds)  # CPU seconds: what is left to compare on a machine that does other things too
     steps = {side: dict.fromkeys(STEPS, 0.0) for side in seconds}
     for part in range(given.parts):
         for side in sorted(seconds, reverse=bool(part % 2)):
             report = child(do="filter", side=side, folder=folder, part=part, workers=workers)
             seconds[side] += report["seconds"]
-            busy[side] += report["busy"]
             for step, spent in report["steps"].items():
                 steps[side][step] += spent
             print(f"part {part + 1} of {given.parts}, {side}: {report['seconds']:.1f} s", flush=True)
@@ -84,8 +82,8 @@ def compare(folder: Path, given: argparse.Namespace) -> None:
     for side in sorted(seconds):
         report = child(do="dedup", side=side, folder=folder, workers=workers)
         seconds[side] += report["seconds"]
-        busy[side] += report["busy"]
         print(f"MinHash, {side}: {report['seconds']:.1f} s", flush=True)
+    print("measuring memory", flush=True)
     small, large = (
         child(do="memory", folder=folder, share=share, parts=given.parts) for share in (0.25, 1.0)
     )
@@ -98,7 +96,6 @@ def compare(folder: Path, given: argparse.Namespace) -> None:
         ("filters", filters),
         ("MinHash", {side: seconds[side] - filters[side] for side in seconds}),
         ("together", seconds),
-        ("CPU", busy),
     ):
         rates = {side: size / 1e6 / spent[side] for side in spent}
         print(
@@ -270,8 +267,6 @@ def memory(folder: Path, share: float, parts: int) -> None:
 
 
 def report(folder: Path, **found: Any) -> None:
-    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
-    found["busy"] = sum(usage.ru_utime + usage.ru_stime for usage in used)
     (folder / "report.json").write_text(json.dumps(found))
 
 
