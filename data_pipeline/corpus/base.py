@@ -98,8 +98,9 @@ def check_base(base: Artifact, config: CorpusConfig, found: Mapping[str, str]) -
     checked = {name for name, entry in before.items() if entry["source"]["use"] != "train"}
     wanted = {name for name, source in config.sources.items() if source.use != "train" and name in found}
     problems += [
-        f"sources.{name}: its documents were compared with this evaluation set; list it, or new ones are not"
-        for name in sorted(checked - config.sources.keys())
+        f"sources.{name}: its documents were compared with this evaluation set; new ones must be, too: list "
+        "it, and have it in reach"
+        for name in sorted(checked - wanted)
     ] + [
         f"sources.{name}: this evaluation set is new; its documents were not compared with it"
         for name in sorted(wanted - checked)

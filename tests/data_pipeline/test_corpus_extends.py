@@ -3,16 +3,20 @@
 import json
 import os
 
+import pyarrow.parquet as pq
 import pytest
 
-from data_pipeline.config import CorpusConfig
+from data_pipeline.config import CorpusConfig, TokensConfig
 from data_pipeline.corpus.base import BaseMismatch
 from data_pipeline.corpus.stage import CorpusStage, EmptyCorpus
+from data_pipeline.tokens.stage import TokensStage
 from stemma.core.artifact import Store, verify_artifact
 from stemma.core.errors import DamagedError
 from stemma.core.progress import Progress
-from stemma.core.stage import Execution
+from stemma.core.stage import Execution, execute
 from tests.data_pipeline.corpora import hashes, jsonl, local, make, rows, section, texts
+from tokenizer.config import TokenizerConfig
+from tokenizer.stage import TokenizerStage
 
 OLD, NEW = texts(40, seed=21), texts(30, seed=22)
 NEAR = OLD[7].replace(OLD[7].split()[50], "changed", 1)
@@ -136,3 +140,18 @@ def test_a_damaged_base_is_not_taken_over(tmp_path):
     document.write_bytes(document.read_bytes()[:-1])
     with pytest.raises(DamagedError, match=r"documents/old/00000\.parquet"):
         make(tmp_path, section({"new": new}, extends=str(base.path)))
+
+
+def test_tokens_and_lineage_work_on_what_goes_on_from_another(made):
+    _, _, _, artifact = made
+    store = Store(artifact.path.parents[1])
+    tokenizer = TokenizerConfig(vocab_size=380, special_slots=16, sample_bytes=50_000)
+    learned = execute(TokenizerStage("tokenizer", tokenizer, {"corpus": artifact}), store)
+    stage = TokensStage("tokens", TokensConfig(sequence_chunk=64), {"corpus": artifact, "tokenizer": learned})
+    tokens = execute(stage, store, Execution(workers=1))
+    index = json.loads(tokens.file("tokens.json").read_text())["sources"]
+    for source, number in (("old", len(OLD)), ("new", len(NEW))):
+        documents = sum(split["documents"] for split in index[source]["splits"].values())
+        assert documents == number
+    sidecar = pq.read_table(tokens.file("train/old.docs.parquet"))
+    assert set(sidecar["id"].to_pylist()) <= {row["id"] for row in rows(artifact, "documents", "old")}

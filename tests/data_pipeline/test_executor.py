@@ -131,8 +131,8 @@ def test_an_element_runs_its_share_of_the_ranks_and_tells_why_one_failed(tmp_pat
     assert "rank 5 has a bug" in json.loads((array / "5.error").read_text())["traceback"]
 
 
-@pytest.mark.skipif(shutil.which("sbatch") is not None, reason="Slurm is here")
-def test_without_slurm_the_error_says_where_to_run(tmp_path):
+def test_without_slurm_the_error_says_where_to_run(tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(StemmaError, match="login node"):
         JobArrays(SlurmExecutor(), tmp_path).run("note", [Note(tmp_path)], 2)
 
