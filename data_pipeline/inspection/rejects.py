@@ -16,13 +16,16 @@ from stemma.core.artifact import Artifact
 from stemma.core.errors import StemmaError
 
 # The rules of each filter step, by how their names begin: people ask by either.
+LINE_RULES = ("long_", "too_short", "too_long_word", "few_alphanumeric", "duplicate_lines")
+C4_RULES = ("lorem_ipsum", "curly_bracket", "javascript", "policy", "too_few", "no_terminal_punc", "c4")
 STEP_RULES = {
     "gopher_repetition": ("dup_", "duplicated_", "top_"),
     "gopher_quality": ("gopher_",),
-    "c4": ("c4", "lorem", "curly_bracket", "javascript", "policy", "too_few_sentences", "line-filter"),
+    "c4": C4_RULES,
     "fineweb": ("line_punct", "short_line", "char_dup", "list_ratio"),
-    "technical": ("long_", "too_short", "few_alphanumeric"),
-    "source_code": ("long_", "too_short", "few_alphanumeric"),
+    "technical": LINE_RULES,
+    "maths": LINE_RULES,
+    "source_code": LINE_RULES,
 }
 
 

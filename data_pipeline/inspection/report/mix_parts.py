@@ -3,6 +3,7 @@
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 
+from data_pipeline.curriculum.plan import reading
 from data_pipeline.inspection.report.charts import compact_length
 from data_pipeline.inspection.report.corpus_texts import excerpt
 from data_pipeline.inspection.report.mix_figures import MixFigures, planned_by_source
@@ -51,11 +52,11 @@ def packing(figures: MixFigures, colours: Mapping[str, int]) -> str:
     """Documents cut by windows, as written and as plain concatenation would have it."""
     known = [entry for entry in figures.supply.values() if entry.cut is not None and entry.documents]
     kinds = {"best_fit": "packed by best fit", "concat": "written one after another"}
-    how = "; ".join(
-        f"{name}: {kinds.get(str(entry['packing']), '?')}, windows of {entry['window']:,} tokens"
-        for name, entry in figures.packing.items()
+    ways = {
+        f"{kinds.get(str(entry['packing']), '?')}, counted for windows of {entry['window']:,} tokens"
+        for entry in figures.packing.values()
         if entry
-    )
+    }
     rows = []
     for entry in known:
         cut, plain = (entry.cut or 0) / entry.documents, (entry.cut_plain or 0) / entry.documents
@@ -66,8 +67,10 @@ def packing(figures: MixFigures, colours: Mapping[str, int]) -> str:
         shown = share(cut) + (f" (else {share(plain)})" if plain != cut else "")
         rows.append(Bar(entry.name, cut, shown, colours.get(entry.domain, OTHER), plain, tip))
     rows.sort(key=lambda row: (-row.value, row.name))
-    note = f'<p class="note">{text(how)}. The paler bar is what plain concatenation would cut.</p>'
-    return bars(rows) + note if rows else ""
+    differs = any(row.ghost != row.value for row in rows)
+    note = f"Documents are {text('; '.join(sorted(ways)))}."
+    note += " The paler bar is what plain concatenation would cut." if differs else ""
+    return legend(dict(colours)) + bars(rows, full=1.0) + f'<p class="note">{note}</p>' if rows else ""
 
 
 def tiers(figures: MixFigures) -> str:
@@ -107,7 +110,7 @@ def _pedigree(view: SampleView, colours: Mapping[str, int]) -> str:
         f"step {view.step:,}, row {view.row}",
         f"sample {view.sample:,}",
         f"{text(view.phase)}, {compact_length(view.sequence_length)} tokens",
-        f"epoch {view.epoch + 1}",
+        reading(view.epoch),
         counted(len(view.pieces), "document"),
     ]
     mark = dot(colours.get(view.domain, OTHER))

@@ -149,17 +149,18 @@ def legend(entries: dict[str, int]) -> str:
     return f'<ul class="legend">{items}</ul>'
 
 
-def bars(rows: Sequence[Bar], limit: int = 24, mark: float | None = None) -> str:
+def bars(rows: Sequence[Bar], limit: int = 24, mark: float | None = None, full: float = 0.0) -> str:
     """Horizontal bars with their values, longest scale shared; what is beyond ``limit`` is counted.
 
     Args:
         rows: in order.
         limit: rows shown.
         mark: a line across all bars, in their unit, such as a cap.
+        full: what fills a bar, where it is not the longest one.
     """
     if not rows:
         return ""
-    longest = max(*(max(row.value, row.ghost) for row in rows), mark or 0.0, 1e-12)
+    longest = max(*(max(row.value, row.ghost) for row in rows), mark or 0.0, full, 1e-12)
 
     def percent(value: float) -> str:
         return f"{min(100.0, 100 * value / longest):.2f}%"
