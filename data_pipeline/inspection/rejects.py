@@ -4,6 +4,7 @@ A corpus' files are read in batches, never whole: memory does not grow with them
 """
 
 import random
+from bisect import bisect_right
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -11,9 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow.dataset as ds
+import pyarrow.parquet as pq
 
 from stemma.core.artifact import Artifact
 from stemma.core.errors import StemmaError
+from stemma.core.files import read_json
 
 # The rules of each filter step, by how their names begin: people ask by either.
 LINE_RULES = ("long_", "too_short", "too_long_word", "few_alphanumeric", "duplicate_lines")
@@ -86,8 +89,12 @@ def find_rejects(
 
 
 def rule_counts(corpus: Artifact, source: str = "") -> dict[str, int]:
-    """Rejected documents by rule, most first."""
+    """Rejected documents by rule, most first: as the corpus counted them, else by reading all."""
     found: Counter[str] = Counter()
+    if (corpus.path / "funnel.json").is_file():
+        for name, entry in read_json(corpus.path / "funnel.json")["sources"].items():
+            found.update(entry.get("rejected", {}) if source in ("", name) else {})
+        return dict(sorted(found.items(), key=lambda item: (-item[1], item[0])))
     for batch in batches(corpus, "rejects", source, ["rule"]):
         found.update(batch.column("rule").to_pylist())
     return dict(sorted(found.items(), key=lambda item: (-item[1], item[0])))
@@ -129,6 +136,24 @@ def find_clusters(corpus: Artifact, count: int = 5, examples: int = 3, excerpt: 
         for name, size in largest.items()
         if name in kept
     ]
+
+
+def document_text(corpus: Artifact, source: str, identifier: str) -> str:
+    """The text of a kept document; empty if there is none.
+
+    A source's files are in the order of ids, so bisection opens only a few of them.
+    """
+    paths = files(corpus, "documents", source)
+    first = bisect_right(range(len(paths)), identifier, key=lambda at: _first_id(paths[at])) - 1
+    if first < 0:
+        return ""
+    found = pq.read_table(paths[first], columns=["id", "text"], filters=[("id", "==", identifier)])
+    return str(found["text"][0]) if found.num_rows else ""
+
+
+def _first_id(path: Path) -> str:
+    batch = next(pq.ParquetFile(path).iter_batches(1, columns=["id"]), None)
+    return str(batch.column("id")[0]) if batch is not None and batch.num_rows else ""
 
 
 def check_source(corpus: Artifact, source: str) -> None:

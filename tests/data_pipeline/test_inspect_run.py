@@ -5,6 +5,8 @@ import math
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -13,7 +15,7 @@ from typer.testing import CliRunner
 from data_pipeline.curriculum.plan import Plan
 from data_pipeline.inspection.difference import compare_sides, rows_of, side_of_curriculum, side_of_mix
 from data_pipeline.inspection.mix import mix_tables
-from data_pipeline.inspection.rejects import find_clusters, find_rejects, matching, reservoir
+from data_pipeline.inspection.rejects import document_text, find_clusters, find_rejects, matching, reservoir
 from data_pipeline.inspection.render import render_difference, render_mix
 from data_pipeline.inspection.render_data import render_clusters, render_rejects
 from data_pipeline.inspection.render_trace import render_samples, render_spikes, render_step
@@ -197,6 +199,8 @@ def test_rejects_are_found_by_rule_step_or_part(tmp_path: Path) -> None:
         find_rejects(corpus, "near", 1, "moon")
     assert matching("top", {"top_2_gram": 1, "stop_words": 2}) == ["top_2_gram"]
 
+    assert document_text(corpus, "proofs", "proofs-007").startswith("<script>")
+    assert document_text(corpus, "proofs", "proofs-0071") == document_text(corpus, "proofs", "a") == ""
     (largest, *_) = found = find_clusters(corpus, 2)
     assert len(found) == 2
     assert largest.members == 10
@@ -251,3 +255,16 @@ def test_the_commands_say_what_they_find(store: Store) -> None:
     assert Path(said("data", "report", "demo").replace("\n", "")).is_file()
     with pytest.raises(StemmaError, match=r"neither a run in .* profiles are: .*nano"):
         said("mix", "diff", "demo", "moon")
+
+
+@pytest.mark.parametrize("per_file", [1, 3, 100])
+def test_a_documents_text_is_found_in_whichever_file_it_is(tmp_path: Path, per_file: int) -> None:
+    names = [f"{n:04d}" for n in range(0, 40, 2)]
+    (tmp_path / "documents" / "notes").mkdir(parents=True)
+    for at in range(0, len(names), per_file):
+        part = names[at : at + per_file]
+        path = tmp_path / "documents" / "notes" / f"{at:05d}.parquet"
+        pq.write_table(pa.table({"id": part, "text": [f"text {name}" for name in part]}), path)
+    corpus = Artifact("corpus", "corpus", "", tmp_path, {})
+    assert [document_text(corpus, "notes", name) for name in names] == [f"text {name}" for name in names]
+    assert [document_text(corpus, "notes", name) for name in ("", "0001", "9999")] == ["", "", ""]

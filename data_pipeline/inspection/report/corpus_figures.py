@@ -18,7 +18,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from data_pipeline.inspection.rejects import files
+from data_pipeline.inspection.rejects import document_text, files
 from stemma.core.artifact import Artifact
 from stemma.core.files import read_json
 
@@ -293,16 +293,7 @@ def _rejects(
 def _clusters(corpus: Artifact, statistics: Mapping[str, Any]) -> list[dict[str, Any]]:
     """The largest clusters, with the beginning of the text that was kept."""
     largest = statistics["total"]["clusters"]["largest"]
-    found = []
-    for entry in largest:
-        row: dict[str, Any] = {}
-        for path in files(corpus, "documents", entry["source"]):
-            rows = pq.read_table(path, columns=["id", "text"], filters=[("id", "==", entry["survivor"])])
-            if rows.num_rows:
-                row = {"text": rows["text"][0].as_py()}
-                break
-        found.append({**entry, **row})
-    return found
+    return [{**entry, "text": document_text(corpus, entry["source"], entry["survivor"])} for entry in largest]
 
 
 def _hits(corpus: Artifact) -> tuple[list[dict[str, Any]], dict[str, int]]:
