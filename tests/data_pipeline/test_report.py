@@ -14,11 +14,22 @@ from hypothesis import strategies as st
 
 from data_pipeline.corpus.statistics import Statistics, summarise
 from data_pipeline.inspection.report import corpus_figures, mix_figures
-from data_pipeline.inspection.report.charts import coarser, quantile
+from data_pipeline.inspection.report.charts import (
+    Loss,
+    Span,
+    Stack,
+    both,
+    coarser,
+    composition,
+    histogram,
+    quantile,
+    sankey,
+    timeline,
+)
 from data_pipeline.inspection.report.corpus_figures import CorpusFigures
 from data_pipeline.inspection.report.corpus_page import corpus_page
 from data_pipeline.inspection.report.mix_page import mix_page
-from data_pipeline.inspection.report.page import clip, compact, size, text
+from data_pipeline.inspection.report.page import Notice, Section, clip, colour_of, compact, page, size, text
 from data_pipeline.inspection.report.write import write_reports
 from stemma.core.artifact import Artifact, Store
 from stemma.core.config import Config
@@ -133,18 +144,18 @@ def full(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Artifact]:
 
 
 def test_the_corpus_page_has_the_artifacts_figures(full: dict[str, Artifact]) -> None:
-    page = corpus_page(corpus_figures.gather(full["corpus"], full["quality"]), "demo")
+    shown = corpus_page(corpus_figures.gather(full["corpus"], full["quality"]), "demo")
     for name in ("encyclopedia", "crawl_2024", "proofs", "tool_calls", "far_away"):
-        assert name in page
-    assert "<b>240</b><span>documents kept of 320 read</span>" in page
-    assert "far_away was out of reach: no such host" in page
-    assert "−40 (12.5%)" in page  # each of the two steps takes ten of four sources
-    assert "<mark>lorem ipsum</mark>" in page
-    assert "and 35 more in contamination.parquet" in page
-    assert "median 0.50" in page  # of the scores
-    assert "history" in page
-    assert "example3.org" in page
-    assert "brought no statistics" not in page
+        assert name in shown
+    assert "<b>240</b><span>documents kept of 320 read</span>" in shown
+    assert "far_away was out of reach: no such host" in shown
+    assert "−40 (12.5%)" in shown  # each of the two steps takes ten of four sources
+    assert "<mark>lorem ipsum</mark>" in shown
+    assert "and 35 more in contamination.parquet" in shown
+    assert "median 0.50" in shown  # of the scores
+    assert "history" in shown
+    assert "example3.org" in shown
+    assert "brought no statistics" not in shown
 
 
 def test_a_corpus_without_optional_files_is_counted_from_its_documents(tmp_path: Path) -> None:
@@ -152,24 +163,24 @@ def test_a_corpus_without_optional_files_is_counted_from_its_documents(tmp_path:
     figures = corpus_figures.gather(made["corpus"])
     assert figures.counted == 60
     assert figures.statistics["domains"]["stem"]["documents"] == 30
-    page = corpus_page(figures, "bare")
-    assert "counted from 60 of its documents" in page
-    assert "c4 lorem ipsum".replace(" ", "") in page.replace(" ", "").replace(".", "")
+    shown = corpus_page(figures, "bare")
+    assert "counted from 60 of its documents" in shown
+    assert "c4 lorem ipsum".replace(" ", "") in shown.replace(" ", "").replace(".", "")
     written = write_reports(made, tmp_path / "bare", "bare")
     assert [path.name for path in written] == ["corpus.html", "mix.html"]
     assert write_reports({}, tmp_path / "nothing", "nothing") == []
 
 
 def test_what_a_corpus_says_is_shown_and_never_obeyed(full: dict[str, Artifact]) -> None:
-    page = corpus_page(corpus_figures.gather(full["corpus"], full["quality"]), NASTY)
-    assert page.count("<script>") == 1
-    assert "&lt;script&gt;alert(&#x27;no&#x27;)&lt;/script&gt;" in page
-    assert "onmouseover=&quot;" in page
-    assert 'onmouseover="' not in page
-    assert "\u202e" not in page
-    assert "\x07" not in page
-    assert "漢字 🙂" in page
-    assert not re.search(r"""(src|href|url)\s*[=(]\s*["']?(https?:)?//""", page)
+    shown = corpus_page(corpus_figures.gather(full["corpus"], full["quality"]), NASTY)
+    assert shown.count("<script>") == 1
+    assert "&lt;script&gt;alert(&#x27;no&#x27;)&lt;/script&gt;" in shown
+    assert "onmouseover=&quot;" in shown
+    assert 'onmouseover="' not in shown
+    assert "\u202e" not in shown
+    assert "\x07" not in shown
+    assert "漢字 🙂" in shown
+    assert not re.search(r"""(src|href|url)\s*[=(]\s*["']?(https?:)?//""", shown)
 
 
 def test_thousands_of_sources_are_capped_and_counted(full: dict[str, Artifact]) -> None:
@@ -180,25 +191,25 @@ def test_thousands_of_sources_are_capped_and_counted(full: dict[str, Artifact]) 
     ]
     rules = {f"rule_{n}": n for n in range(500)}
     many = CorpusFigures(**{**vars(few), "sources": sources, "rules": rules, "examples": {}})
-    page = corpus_page(many, "many")
-    assert len(page) < 1_500_000
-    assert "and 2,976 more" in page
-    assert "and 2,700 more" in page
-    assert "more of this kind" in page
+    shown = corpus_page(many, "many")
+    assert len(shown) < 1_500_000
+    assert "and 2,976 more" in shown
+    assert "and 2,700 more" in shown
+    assert "more of this kind" in shown
 
 
 def test_the_mix_page_has_the_plans_figures(full: dict[str, Artifact]) -> None:
     figures = mix_figures.gather(full)
-    page = mix_page(figures, "demo")
+    shown = mix_page(figures, "demo")
     total = sum(mix.tokens for mix in figures.mixes)
-    assert f"<b>{compact(total)}</b><span>tokens planned in 2 stages</span>" in page
+    assert f"<b>{compact(total)}</b><span>tokens planned in 2 stages</span>" in shown
     for mix in figures.mixes:
-        assert f"{mix.tokens:,}" in page
+        assert f"{mix.tokens:,}" in shown
         for row in mix.rows:
-            assert f"{row.planned.tokens:,}" in page
-    assert "planned and realized counts are equal in every stage that has trained" in page
-    assert page.count("<h3>commonsense</h3>") == 1
-    assert "one after another it would be" in page
+            assert f"{row.planned.tokens:,}" in shown
+    assert "planned and realized counts are equal in every stage that has trained" in shown
+    assert shown.count("<h3>commonsense</h3>") == 1
+    assert "one after another it would be" in shown
 
 
 @given(st.lists(st.integers(0, 50), min_size=1, max_size=200), st.floats(0, 1), st.floats(0, 1))
@@ -308,6 +319,61 @@ def test_a_browser_shows_the_pages_without_asking_anyone(full: dict[str, Artifac
                 grounds.append(tab.evaluate("getComputedStyle(document.body).backgroundColor"))
                 context.close()
             assert grounds[0] != grounds[1]
+        browser.close()
+
+
+def crowded() -> str:
+    """A page of charts with far more, and far longer named, parts than fit."""
+    domains = [f"domain_number_{n}" for n in range(9)]
+    colours = colour_of(domains)
+    stacks = [
+        Stack(
+            f"a_stage_with_a_long_name_{n}",
+            f"{n} tokens",
+            {d: {d + str(k): 3.0**n for k in range(9)} for d in domains},
+        )
+        for n in range(12)
+    ]
+    spans = [
+        Span(
+            f"stage_{n // 4}",
+            f"p{n}",
+            10.0 ** (12 - n / 4),
+            2 ** (8 + n // 5),
+            dict.fromkeys(domains, 1 / 9),
+            0.5,
+        )
+        for n in range(40)
+    ]
+    losses = [
+        Loss(f"a filter with a long name {n}", dict.fromkeys(domains, 1e5 / (n + 1))) for n in range(26)
+    ]
+    drawn = [
+        both(lambda width: composition(stacks, colours, "t", "tokens", width)),
+        both(lambda width: timeline(spans, colours, "t", width)),
+        f'<div class="wide">{sankey(dict.fromkeys(domains, 1e6), losses, colours, "t", "documents")}</div>',
+        histogram(
+            [10.0**n for n in range(40)], [1.0] * 39, 1, "t", lambda v: f"{v:.3e}", "x", 1e39, "median 1e39"
+        ),
+    ]
+    sections = [Section(f"s{n}", "title " * 30, "lead", body) for n, body in enumerate(drawn)]
+    notices = [Notice("bad", "x" * 300)]
+    return page("k", "a_name_without_a_gap" * 9, "s", [("9" * 12, "of it")] * 7, notices, sections, "f")
+
+
+@pytest.mark.browser
+@pytest.mark.skipif(not CHROMIUM.exists(), reason=f"there is no {CHROMIUM}")
+@pytest.mark.parametrize("width", [1280, 390])
+def test_crowded_charts_keep_their_text_inside(tmp_path: Path, width: int) -> None:
+    playwright = pytest.importorskip("playwright.sync_api")
+    path = tmp_path / "crowded.html"
+    path.write_text(crowded(), encoding="utf-8")
+    with playwright.sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=str(CHROMIUM), args=["--no-sandbox"])
+        tab = browser.new_page(viewport={"width": width, "height": 800})
+        tab.goto(path.as_uri())
+        assert tab.evaluate(OUTSIDE) == []
+        assert tab.evaluate("document.documentElement.scrollWidth") <= width
         browser.close()
 
 

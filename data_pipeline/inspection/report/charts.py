@@ -13,7 +13,7 @@ from typing import Any
 from data_pipeline.inspection.report.page import compact, share, text
 
 WIDE, NARROW = 1010, 330
-CHARACTER = 6.9  # widest average of a character at 12 px: what labels are fitted by
+CHARACTER, BOLD = 7.3, 8.2  # what a character takes at 12 px, on a wide average: labels are fitted by it
 SHADES = (1.0, 0.74, 0.55, 0.4, 0.28)
 GAP = 10.0
 
@@ -108,9 +108,9 @@ def both(draw: Callable[[float], str]) -> str:
     )
 
 
-def fitted(value: str, width: float) -> str:
+def fitted(value: str, width: float, each: float = CHARACTER) -> str:
     """A label cut to a width; empty if not even three characters of it fit."""
-    room = int(width / CHARACTER)
+    room = int(width / each)
     if len(value) <= room:
         return value
     return value[: room - 1] + "…" if room >= 4 else ""
@@ -122,14 +122,14 @@ def composition(
     """Stacked bars, one per entry: domains above with their shares, their sources below in shades."""
     canvas = _Canvas(width)
     wide = width > 600
-    left = min(190.0, 20 + 7.8 * max(len(stack.name) for stack in stacks)) if wide else 0.0
+    left = min(190.0, 12 + BOLD * max(len(stack.name) for stack in stacks)) if wide else 0.0
     y = 4.0
     for stack in stacks:
         if wide:
-            canvas.text(0, y + 15, fitted(stack.name, left - 8), "strong")
+            canvas.text(0, y + 15, fitted(stack.name, left - 8, BOLD), "strong")
             canvas.text(0, y + 31, fitted(stack.note, left - 8), "soft")
         else:
-            canvas.text(0, y + 11, fitted(f"{stack.name} · {stack.note}", width), "strong")
+            canvas.text(0, y + 11, fitted(f"{stack.name} · {stack.note}", width, BOLD), "strong")
             y += 19
         total, x, room = stack.total or 1.0, left, width - left
         for domain in sorted(stack.parts, key=lambda name: (colours[name], name)):
@@ -142,8 +142,8 @@ def composition(
             canvas.rect(
                 x, y, w, 26, f"{kind} cut", f"{stack.name}: {domain}\n{compact(amount)} {unit}, {part}"
             )
-            label = f"{domain} {part}" if len(f"{domain} {part}") * 7.3 < w - 10 else part
-            if len(label) * 7.3 < w - 8:
+            label = f"{domain} {part}" if len(f"{domain} {part}") * BOLD < w - 10 else part
+            if len(label) * BOLD < w - 8:
                 canvas.text(x + w / 2, y + 17.5, label, "on", "middle")
             inner, ranked = x, sorted(sources.items(), key=lambda item: (-item[1], item[0]))
             for rank, (source, tokens) in enumerate(ranked):
@@ -184,7 +184,7 @@ def timeline(spans: Sequence[Span], colours: Mapping[str, int], title: str, widt
                 f"{compact(span.tokens)} tokens in sequences of {span.sequence_length:,}"
             )
             canvas.rect(x, y, w, h, f"f{colours[domain]} cut", tip)
-            if h > 17 and len(share(span.domains[domain])) * 7.3 < w - 6:
+            if h > 17 and len(share(span.domains[domain])) * BOLD < w - 6:
                 canvas.text(x + w / 2, y + h / 2 + 4, share(span.domains[domain]), "on", "middle")
             y += h
         level = levels[span.sequence_length] + 6
@@ -215,7 +215,7 @@ def _stage_names(canvas: _Canvas, spans: Sequence[Span], edges: Sequence[float],
         x, w = edges[first], edges[at] - edges[first]
         tokens = sum(span.tokens for span in spans[first:at])
         canvas.line(x + 0.5, y - 14, x + 0.5, y + 18)
-        if label := fitted(spans[first].stage, w - 8):
+        if label := fitted(spans[first].stage, w - 8, BOLD):
             canvas.text(x + 6, y, label, "strong")
         if label := fitted(compact(tokens), w - 8):
             canvas.text(x + 6, y + 16, label, "soft")
@@ -303,7 +303,7 @@ def sankey(
         )
         canvas.path(data, f"f{colours[domain]}", tip, ' fill-opacity="0.78"')
         middle = y0 + max(6.0, read[domain] * scale / 2)
-        canvas.text(left - 10, middle - 1, fitted(domain, left - 14), "strong", "end")
+        canvas.text(left - 10, middle - 1, fitted(domain, left - 14, BOLD), "strong", "end")
         canvas.text(left - 10, middle + 14, f"{compact(read[domain])} read", "soft", "end")
         end = y0 + max(6.0, kept * scale / 2)
         canvas.text(width - right + 10, end - 1, f"{compact(kept)} kept", "strong")
@@ -315,7 +315,7 @@ def sankey(
         taken = sum(loss.taken.values())
         canvas.rect(reject_x[at], floor, max(1.5, taken * scale), 7, "f7", loss.tip)
         y, space = floor + 24 + 32 * (at % levels), room * levels
-        canvas.text(xs[at], y, fitted(loss.step, space), "strong", "middle")
+        canvas.text(xs[at], y, fitted(loss.step, space, BOLD), "strong", "middle")
         lost = fitted(f"−{compact(taken)} ({share(taken / total)})", space)
         canvas.text(xs[at], y + 15, lost, "soft", "middle")
     described = "; ".join(f"{loss.step} takes {compact(sum(loss.taken.values()))}" for loss in losses)
@@ -368,7 +368,7 @@ def histogram(
     if mark is not None and edges:
         x = _place(mark, edges) * each
         canvas.line(x, 16, x, base, "mark")
-        width_of = len(mark_label) * CHARACTER
+        width_of = len(mark_label) * BOLD
         middle = min(max(x, width_of / 2), width - width_of / 2)
         canvas.text(middle, 11, mark_label, "soft", "middle")
     return canvas.svg(height, title, f"Histogram of {total:,.0f} {unit}; highest bin {highest:,.0f}.")
