@@ -6,11 +6,11 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from rich.console import Console
-from rich.markup import escape
 from rich.rule import Rule
 from rich.table import Table
 
 from data_pipeline.curriculum.plan import reading
+from data_pipeline.inspection.printable import plain, printable
 from data_pipeline.inspection.samples import Piece, SampleView, StepView
 from data_pipeline.inspection.spikes import Spike
 from data_pipeline.inspection.trace import DocumentTrace, TokenTrace
@@ -32,7 +32,7 @@ def _facts(console: Console, facts: Mapping[str, Any]) -> None:
     table = Table(show_header=False, box=None)
     for key, value in facts.items():
         shown = json.dumps(value, ensure_ascii=False) if isinstance(value, (dict, list)) else str(value)
-        table.add_row(f"[bold]{key}[/bold]", escape(shown))
+        table.add_row(f"[bold]{key}[/bold]", plain(shown))
     console.print(table)
 
 
@@ -50,14 +50,14 @@ def _render_token(found: TokenTrace, console: Console) -> None:
             "decisions": document["decisions"],
         },
     )
-    console.print(f"\n{escape(found.before)}[reverse]{escape(found.text)}[/reverse]{escape(found.after)}")
+    console.print(f"\n{plain(found.before)}[reverse]{plain(found.text)}[/reverse]{plain(found.after)}")
 
 
 def _render_document(found: DocumentTrace, console: Console) -> None:
     keep = ("origin", "tokens", "bytes", "rule", "value", "cluster", "decisions")
     facts = {key: found.facts[key] for key in keep if found.facts.get(key) not in (None, "")}
     _facts(console, {"document": found.identifier, "source": found.source, "split": found.split, **facts})
-    console.print(f"\n{escape(found.beginning)}\n")
+    console.print(f"\n{plain(found.beginning)}\n")
     if not found.sightings:
         reasons = {"valid": "held out for validation", "rejected": "the corpus dropped it"}
         console.print(f"no planned step reads it: {reasons.get(found.split, 'its turn has not come')}")
@@ -78,16 +78,16 @@ def render_step(view: StepView, console: Console) -> None:
         loss, norm = (float.fromhex(view.receipt[name]) for name in ("loss", "grad_norm"))
         title += f": loss {loss:.4f}, gradient norm {norm:.3f}, batch {view.receipt['batch_sha256'][:12]}"
     table = Table(title=title, title_justify="left")
-    for heading in ("row", "read as"):
+    for heading in ("row", "reading"):
         table.add_column(heading, justify="right")
     for heading in ("source", "loss", "document", "tokens", "origin"):
         table.add_column(heading, no_wrap=True)
     for row in view.rows[:SHOWN]:
         loss = view.losses.get(f"loss/{row.source}")
-        about = [str(row.row), reading(row.epoch), row.source, "" if loss is None else f"{loss:.3f}"]
+        about = [str(row.row), reading(row.epoch).removesuffix(" reading"), row.source, "" if loss is None else f"{loss:.3f}"]
         for piece in row.pieces[:DOCUMENTS]:
             span = f"{piece.first}-{piece.last} of {piece.document['tokens']}"
-            table.add_row(*about, piece.document["id"], span, escape(_short(piece.document["origin"])))
+            table.add_row(*about, piece.document["id"], span, plain(_short(piece.document["origin"])))
             about = [""] * 4
         if (more := len(row.pieces) - DOCUMENTS) > 0:
             table.add_row(*about, f"and {more} more", "", "")
@@ -150,7 +150,7 @@ def render_spikes(
 def _piece(piece: Piece) -> str:
     document = piece.document
     part = f"tokens {piece.first}-{piece.last} of {document['tokens']}"
-    return f"[cyan]{document['id']}[/cyan] {part}  {escape(_short(document['origin']))}"
+    return f"[cyan]{document['id']}[/cyan] {part}  {plain(_short(document['origin']))}"
 
 
 def _short(origin: str, width: int = 48) -> str:
@@ -159,6 +159,7 @@ def _short(origin: str, width: int = 48) -> str:
 
 
 def _excerpt(text: str) -> str:
+    text = printable(text)
     left_out = len(text) - 2 * EXCERPT
     if left_out <= 40:
         return text
