@@ -78,13 +78,18 @@ def render_step(view: StepView, console: Console) -> None:
         loss, norm = (float.fromhex(view.receipt[name]) for name in ("loss", "grad_norm"))
         title += f": loss {loss:.4f}, gradient norm {norm:.3f}, batch {view.receipt['batch_sha256'][:12]}"
     table = Table(title=title, title_justify="left")
-    for heading in ("row", "reading"):
+    for heading in ("row", "read"):
         table.add_column(heading, justify="right")
     for heading in ("source", "loss", "document", "tokens", "origin"):
         table.add_column(heading, no_wrap=True)
     for row in view.rows[:SHOWN]:
         loss = view.losses.get(f"loss/{row.source}")
-        about = [str(row.row), reading(row.epoch).removesuffix(" reading"), row.source, "" if loss is None else f"{loss:.3f}"]
+        about = [
+            str(row.row),
+            reading(row.epoch).removesuffix(" reading"),
+            row.source,
+            "" if loss is None else f"{loss:.3f}",
+        ]
         for piece in row.pieces[:DOCUMENTS]:
             span = f"{piece.first}-{piece.last} of {piece.document['tokens']}"
             table.add_row(*about, piece.document["id"], span, plain(_short(piece.document["origin"])))
