@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.markup import escape
 from rich.rule import Rule
 
+from data_pipeline.inspection.printable import plain, printable
 from stemma.core.artifact import STAGE_RECORD
 from stemma.core.errors import StemmaError
 from stemma.core.files import read_json, read_jsonl
@@ -118,10 +118,10 @@ def render_rows(rows: Sequence[Row], console: Console, row: int | None = None) -
     if row is not None and not 0 <= row < len(rows):
         raise StemmaError(f"the step has rows 0 to {len(rows) - 1}, not {row}")
     for one in rows[:SHOWN] if row is None else [rows[row]]:
-        title = f"[bold]row {one.row}[/] {escape(one.source)} [cyan]{escape(one.identifier)}[/]"
-        console.print(Rule(f"{title}  {one.tokens} tokens, {escape(one.about)}", align="left"))
-        shown = one.text if row is not None else _ends(one.text)
-        console.print(shown, markup=False, highlight=False)
+        title = f"[bold]row {one.row}[/] {plain(one.source)} [cyan]{plain(one.identifier)}[/]"
+        console.print(Rule(f"{title}  {one.tokens} tokens, {plain(one.about)}", align="left"))
+        text = printable(one.text)
+        console.print(text if row is not None else _ends(text), markup=False, highlight=False)
     if row is None and len(rows) > SHOWN:
         console.print(f"... and {len(rows) - SHOWN} more rows; --row R shows one of them")
 

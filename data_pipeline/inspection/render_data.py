@@ -1,10 +1,10 @@
 """Rejects and duplicate clusters on a terminal."""
 
 from rich.console import Console
-from rich.markup import escape
 from rich.rule import Rule
 from rich.table import Table
 
+from data_pipeline.inspection.printable import plain, printable
 from data_pipeline.inspection.rejects import Cluster, Rejects
 
 EXCERPT = 500  # characters of a rejected text
@@ -16,17 +16,17 @@ def render_rejects(found: Rejects, rule: str, console: Console) -> None:
         console.print("nothing was rejected")
         return
     if rule and not found.matched:
-        console.print(f"no rule fits {escape(repr(rule))}; rules are:")
+        console.print(f"no rule fits {plain(repr(rule))}; rules are:")
     table = Table("rule", box=None)
     table.add_column("documents", justify="right")
     for name, count in found.rules.items():
-        table.add_row(escape(name), f"{count:,}")
+        table.add_row(plain(name), f"{count:,}")
     console.print(table)
     for row in found.rows if rule else []:
         console.print(
             Rule(
-                f"[bold]{escape(row['rule'])}[/bold] {escape(row['value'])}  "
-                f"[cyan]{row['id']}[/cyan]  {escape(row['source'])}  {escape(row['origin'])}",
+                f"[bold]{plain(row['rule'])}[/bold] {plain(row['value'])}  "
+                f"[cyan]{row['id']}[/cyan]  {plain(row['source'])}  {plain(row['origin'])}",
                 align="left",
             )
         )
@@ -42,16 +42,15 @@ def render_clusters(found: list[Cluster], console: Console) -> None:
         console.print(
             Rule(
                 f"[bold]{cluster.members:,} near-duplicates[/bold] of [cyan]{kept['id']}[/cyan]  "
-                f"{escape(kept['source'])}  {escape(kept['origin'])}",
+                f"{plain(kept['source'])}  {plain(kept['origin'])}",
                 align="left",
             )
         )
         console.print(_excerpt(kept["text"]), markup=False, highlight=False)
         for row in cluster.examples:
-            console.print(f"  [dim]dropped[/dim] [cyan]{row['id']}[/cyan]  {escape(row['origin'])}")
+            console.print(f"  [dim]dropped[/dim] [cyan]{row['id']}[/cyan]  {plain(row['origin'])}")
 
 
 def _excerpt(text: str) -> str:
-    return (
-        text if len(text) <= EXCERPT else f"{text[:EXCERPT]}\n[... {len(text) - EXCERPT:,} more characters]"
-    )
+    more = len(text) - EXCERPT
+    return printable(text[:EXCERPT]) + (f"\n[... {more:,} more characters]" if more > 0 else "")

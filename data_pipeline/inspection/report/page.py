@@ -6,12 +6,12 @@ that comes from data passes ``text``: a corpus may hold markup, scripts and cont
 
 import html
 import importlib.resources
-import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from data_pipeline.inspection.printable import printable
+
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
-UNPRINTABLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ud800-\udfff\u202a-\u202e\u2066-\u2069]")
 DOMAIN_COLOURS = {"web": 0, "stem": 1, "code": 2, "agent": 3}
 COLOURS = 8
 OTHER = COLOURS - 1
@@ -57,11 +57,8 @@ class Bar:
 
 
 def text(value: object) -> str:
-    """Data as HTML text or attribute: escaped, with a visible sign for what cannot be printed.
-
-    Also for controls that turn the direction of writing: they would shuffle the page around them.
-    """
-    return html.escape(UNPRINTABLE.sub("\ufffd", str(value)), quote=True)
+    """Data as HTML text or attribute: escaped, with a visible sign for what cannot be printed."""
+    return html.escape(printable(value), quote=True)
 
 
 def page(
