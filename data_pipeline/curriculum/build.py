@@ -109,7 +109,7 @@ def _extend(plan: Plan, phases: Iterable[PhaseConfig], config: PlanConfig) -> Pl
             )
             for name in counts
         }
-        caps = Caps(wanted, config.curriculum, plan.sources)
+        caps = Caps(wanted, config.curriculum.max_epochs, plan.sources)
         if short := caps.exceeded(readers, counts) or caps.exceeded_by_tiers(readers, counts, standing):
             raise PlanError(
                 f"phase {wanted.name!r} asks for more than source x cap:\n" + "\n".join(short) + "\n"

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from data_pipeline.config import CurriculumConfig, PhaseConfig
+from data_pipeline.config import PhaseConfig
 from data_pipeline.curriculum.cursor import Cursor, Reader
 from data_pipeline.curriculum.plan import PlannedSource, reading
 from stemma.core.errors import StemmaError
@@ -19,16 +19,27 @@ class Caps:
 
     Each source, and each tier, has one of its own. A source's cap also counts over all its tiers together,
     which matters where a tier may be repeated more often than its source.
+
+    Attributes:
+        phase: with its exceptions.
+        max_epochs: the cap of what it makes no exception for.
+        sources: what may be read, by name.
     """
 
     phase: PhaseConfig
-    curriculum: CurriculumConfig
+    max_epochs: int
     sources: Mapping[str, PlannedSource]
 
-    def of(self, *names: str) -> int:
-        """The cap under the first of these names that has one, else the stage's."""
+    def of(self, name: str) -> int:
+        """The cap of a source or tier."""
+        source = self.sources[name]
+        tier = () if source.tier is None else (f"t{source.tier}", source.parent)
+        return self._first(name, *tier, source.domain)
+
+    def _first(self, *names: str) -> int:
+        """The exception under the first of these names that has one, else the general cap."""
         caps = self.phase.max_epochs
-        return next((caps[name] for name in names if name in caps), self.curriculum.max_epochs)
+        return next((caps[name] for name in names if name in caps), self.max_epochs)
 
     def exceeded(self, readers: Mapping[str, Reader], counts: Mapping[str, int]) -> list[str]:
         """A line for every source or tier of which the phase asks for more samples than its cap leaves.
@@ -39,9 +50,7 @@ class Caps:
         """
         length, lines = self.phase.sequence_length, []
         for name, asked in counts.items():
-            source, reader = self.sources[name], readers[name]
-            own = (name,) if source.tier is None else (name, f"t{source.tier}", source.parent)
-            cap = self.of(*own, source.domain)
+            source, reader, cap = self.sources[name], readers[name], self.of(name)
             available = reader.available(cap)
             if asked > available:
                 lines.append(
@@ -67,7 +76,7 @@ class Caps:
             tiers = {
                 name: source.universe for name, source in self.sources.items() if source.parent == parent
             }
-            cap = self.of(parent, next(self.sources[name].domain for name in tiers))
+            cap = self._first(parent, next(self.sources[name].domain for name in tiers))
             reached = dict(standing)
             reached |= {name: readers[name].advance(counts[name])[0] for name in tiers if name in counts}
             used, after = (

@@ -154,8 +154,11 @@ class Reader:
         return self._unread(self.cursor.lots)
 
     def available(self, max_epochs: int) -> int:
-        """Samples before the source would begin epoch number ``max_epochs``, counted from 0."""
-        return self.rest_of_epoch + max(0, max_epochs - self.cursor.epoch - 1) * self.per_epoch
+        """Samples before the source would begin epoch number ``max_epochs``, counted from 0; none where it
+        stands in that one, or a later one, because it was allowed more before."""
+        if self.cursor.epoch >= max_epochs:
+            return 0
+        return self.rest_of_epoch + (max_epochs - self.cursor.epoch - 1) * self.per_epoch
 
     def locate(self, number: int) -> tuple[int, int]:
         """``(epoch, start token)`` of a sample."""

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from data_pipeline.curriculum.cursor import Cursor, Reader
+from data_pipeline.curriculum.cursor import Cursor
 from data_pipeline.curriculum.plan import Plan
 from data_pipeline.inspection.lookup import load_plan, planned_stages
 from stemma.core.artifact import SCRATCH, Artifact
@@ -102,8 +102,10 @@ def _realized(
     if stage in artifacts:
         return Ledger.from_json(read_json(artifacts[stage].file("ledger.json"))["realized"]), None
     if stage in working:
-        for folder in sorted(working[stage].glob(f"{SCRATCH}/checkpoint/step-*"), reverse=True):
-            state = read_json(folder / "extra.json")["extra"]
+        # The last checkpoint is moved out of the scratch folder when a stage ends, before it is sealed.
+        kept = [*working[stage].glob("checkpoint"), *working[stage].glob(f"{SCRATCH}/checkpoint/step-*")]
+        if records := sorted(kept):
+            state = read_json(records[-1] / "extra.json")["extra"]
             return Ledger.from_json(state["ledger"]), state["step"]
     return None, 0
 
@@ -162,4 +164,4 @@ def epochs_read(plan: Plan, name: str, cursor: Cursor | None) -> float:
     if cursor is None:
         return 0.0
     universe = plan.sources[name].universe
-    return cursor.epoch + 1 - Reader(universe, cursor, 1, 1).unread / universe.positions
+    return universe.consumed(cursor) / universe.positions

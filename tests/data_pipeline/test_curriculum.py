@@ -15,6 +15,7 @@ from pydantic import ValidationError
 
 from data_pipeline.config import CurriculumConfig, PhaseConfig, PlanConfig, PlanEdit
 from data_pipeline.curriculum.build import PlanError, build_plan, edit_plan, leave_out, source_weights
+from data_pipeline.curriculum.caps import Caps
 from data_pipeline.curriculum.cursor import Reader, Universe
 from data_pipeline.curriculum.plan import Plan, PlannedSource, plan_from_json, reading
 from data_pipeline.curriculum.stage import PlanStage
@@ -595,6 +596,22 @@ def test_a_source_s_cap_counts_over_its_tiers_and_a_tier_may_have_its_own() -> N
     read = sum(plan.sources[name].universe.consumed(at) for name, at in plan.cursors().items())
     assert f"available {14_000 - read:,} tokens" in str(refusal.value)
     assert f"of which {read:,} are read" in str(refusal.value)
+
+
+def test_the_most_particular_exception_is_a_tier_s_cap() -> None:
+    wanted = phase(max_epochs={"web": 2, "wiki": 3, "t1": 4, "wiki.t2": 5})
+    caps = Caps(wanted, 1, tiered())
+    expected = {"wiki.t0": 3, "wiki.t1": 4, "wiki.t2": 5, "news": 2, "maths": 1}
+    assert {name: caps.of(name) for name in tiered()} == expected
+
+
+def test_what_one_phase_may_repeat_more_often_the_next_may_not_go_on_with() -> None:
+    often = phase(tokens=1_664, weights={"maths": 1}, max_epochs={"maths": 9})
+    assert build_plan(config(often, max_epochs=2), sources()).cursors()["maths"].epoch == 2
+    with pytest.raises(
+        PlanError, match=r"maths: asked 8 .*, available 0 .* it is in its 3rd"
+    ):
+        build_plan(config(often, phase("more", 128, weights={"maths": 1}), max_epochs=2), sources())
 
 
 @pytest.mark.parametrize(

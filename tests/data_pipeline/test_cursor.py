@@ -75,6 +75,14 @@ def test_the_inverse_finds_exactly_the_samples_that_read_a_range(
     assert reader.numbers(start, stop, below) == expected
 
 
+def test_a_source_read_more_often_than_a_cap_allows_has_nothing_left_under_it() -> None:
+    universe = Universe("s", 10 * CHUNK + 1, CHUNK, 3)
+    cursor, _ = Reader(universe, Cursor(0, universe.fresh()), CHUNK, 4).advance(25)
+    assert cursor.epoch == 2
+    reader = Reader(universe, cursor, CHUNK, 4)
+    assert [reader.available(cap) for cap in (1, 2, 3, 4)] == [0, 0, 5, 15]
+
+
 def test_neighbouring_samples_come_from_different_super_chunks() -> None:
     universe = Universe("s", 10 * CHUNK * 8 + 1, CHUNK, 3)
     reader = Reader(universe, Cursor(0, universe.fresh()), 3, 8)

@@ -201,6 +201,42 @@ def test_held_out_and_rejected_documents_say_so(run: dict[str, Artifact]) -> Non
         trace_document(run, "never")
 
 
+def test_pedigrees_of_packed_documents_count_from_the_documents_beginning(
+    run: dict[str, Artifact], tmp_path: Path
+) -> None:
+    """Against the same documents unpacked: a piece that lies elsewhere is still a part of its document."""
+    store, inputs = Store(tmp_path), {name: run[name] for name in ("corpus", "tokenizer")}
+    config = TokensConfig(sequence_chunk=64, packing="best_fit", packing_length=32)
+    tokens = execute(TokensStage("tokens", config, inputs), store, Execution(workers=1))
+    made = execute(PlanStage("plan.stem", curriculum((2_048, 16, {"web": 1.0})), {"tokens": tokens}), store)
+    packed = {**inputs, "tokens": tokens, "plan.stem": made}
+    plan, shard = Plan.load(made.path), Tokens(tokens.path).shard("notes")
+    whole = Tokens(run["tokens"].path).shard("notes")
+    cut = [name for n in range(30) if len(shard.pieces(name := f"notes-d{n:02d}")) > 1]
+    for identifier in cut[:3]:
+        (number,) = whole.pieces(identifier)
+        spans = [
+            (int(shard.offsets[piece]), int(shard.offsets[piece] + shard.lengths[piece]))
+            for piece in shard.pieces(identifier)
+        ]
+        expected = []
+        for sample in range(plan.total_samples):
+            at = plan.locate(sample).start_token
+            expected += [divmod(sample, 4) for begin, end in spans if at < end and at + 16 >= begin]
+        found = trace_document(packed, identifier)
+        assert sorted((seen.step, seen.row) for seen in found.sightings) == expected
+        for seen in found.sightings[::5]:
+            at = plan.locate(4 * seen.step + seen.row).start_token
+            own = whole.read(int(whole.offsets[number]) + seen.first, seen.last - seen.first + 1).tolist()
+            row = shard.read(at, 17).tolist()
+            pos = next(p for p in range(17) if row[p : p + len(own)] == own)
+            if pos < 16:
+                traced = trace_token(packed, "stem", seen.step, seen.row, pos)
+                assert (traced.document["id"], traced.offset) == (identifier, seen.first)
+                assert traced.document["tokens"] == whole.lengths[number]
+    assert len(cut) >= 3
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -12,7 +12,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from data_pipeline.config import PhaseConfig, PlanEdit
 from data_pipeline.corpus.statistics import Statistics, summarise
+from data_pipeline.curriculum.stage import PlanStage
 from data_pipeline.inspection.report import corpus_figures, mix_figures
 from data_pipeline.inspection.report.charts import (
     Loss,
@@ -35,9 +37,11 @@ from stemma.core.artifact import Artifact, Store
 from stemma.core.config import Config
 from stemma.core.files import write_json
 from stemma.core.stage import Stage, Workspace, execute
-from tests.data_pipeline.test_inspect import make_run
+from tests.data_pipeline.test_inspect import curriculum, make_run
 
-NASTY = "<script>alert('no')</script> \" onmouseover=\"alert(1) </pre></section> \u202egnp.exe \x07 é 漢字 🙂"
+NASTY = (
+    "<script>alert('no')</script> \" onmouseover=\"alert(1) </pre></section> \u202egnp \x1b[2J é 漢字 🙂"
+)
 CHROMIUM = Path("/usr/bin/chromium")
 
 
@@ -132,10 +136,15 @@ class Scores(Stage):
 
 
 @pytest.fixture(scope="module")
-def full(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Artifact]:
-    """A run's artifacts: plans over small tokens, and the corpus and scores above."""
+def made(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Artifact]:
+    """A run's artifacts: plans over small tokens of a corpus without optional files."""
+    return make_run(Store(tmp_path_factory.mktemp("made")))
+
+
+@pytest.fixture(scope="module")
+def full(made: dict[str, Artifact], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Artifact]:
+    """The same plans, and the corpus and scores above."""
     store = Store(tmp_path_factory.mktemp("full"))
-    made = make_run(store)
     return {
         **made,
         "corpus": execute(FullCorpus("corpus", Config(), {}), store),
@@ -158,8 +167,9 @@ def test_the_corpus_page_has_the_artifacts_figures(full: dict[str, Artifact]) ->
     assert "brought no statistics" not in shown
 
 
-def test_a_corpus_without_optional_files_is_counted_from_its_documents(tmp_path: Path) -> None:
-    made = make_run(Store(tmp_path))
+def test_a_corpus_without_optional_files_is_counted_from_its_documents(
+    made: dict[str, Artifact], tmp_path: Path
+) -> None:
     figures = corpus_figures.gather(made["corpus"])
     assert figures.counted == 60
     assert figures.statistics["domains"]["stem"]["documents"] == 30
@@ -178,7 +188,7 @@ def test_what_a_corpus_says_is_shown_and_never_obeyed(full: dict[str, Artifact])
     assert "onmouseover=&quot;" in shown
     assert 'onmouseover="' not in shown
     assert "\u202e" not in shown
-    assert "\x07" not in shown
+    assert "\x1b" not in shown
     assert "漢字 🙂" in shown
     assert not re.search(r"""(src|href|url)\s*[=(]\s*["']?(https?:)?//""", shown)
 
@@ -210,6 +220,19 @@ def test_the_mix_page_has_the_plans_figures(full: dict[str, Artifact]) -> None:
     assert "planned and realized counts are equal in every stage that has trained" in shown
     assert shown.count("<h3>commonsense</h3>") == 1
     assert "one after another it would be" in shown
+
+
+def test_the_cap_of_a_source_is_the_highest_a_phase_allows(full: dict[str, Artifact], tmp_path: Path) -> None:
+    phase = PhaseConfig(
+        name="rest", tokens=640, sequence_length=16, weights={"web": 1.0}, max_epochs={"notes": 20}
+    )
+    config = curriculum((2_000, 16, {"web": 0.75, "stem": 0.25}))
+    config = config.edited(PlanEdit(at_step=3, phases=(phase,), max_epochs=12))
+    plan = execute(PlanStage("plan.commonsense", config, {"tokens": full["tokens"]}), Store(tmp_path))
+    run = {name: full[name] for name in ("corpus", "tokenizer", "tokens")} | {"plan.commonsense": plan}
+    facts = mix_figures.gather(run).facts["commonsense"]
+    assert facts.caps == {"notes": 20, "sums": 12}
+    assert (facts.edits, facts.settings["max_epochs"]) == ([3], 9)
 
 
 @given(st.lists(st.integers(0, 50), min_size=1, max_size=200), st.floats(0, 1), st.floats(0, 1))

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from data_pipeline.config import PlanConfig
+from data_pipeline.curriculum.caps import Caps
 from data_pipeline.curriculum.plan import SPLIT, Plan
 from data_pipeline.inspection.lookup import PLAN, load_plan, need, planned_stages
 from data_pipeline.inspection.mix import StageMix, mix_tables
@@ -47,7 +49,7 @@ class StageFacts:
     Attributes:
         artifact: its plan.
         settings: block, window, seed, cap on epochs.
-        caps: highest number of epochs allowed, by source.
+        caps: highest number of epochs that a phase allows, by source.
         edits: steps at which its mix was changed.
         left_out: weights of sources that the corpus could not reach.
     """
@@ -103,17 +105,16 @@ def gather(
 
 
 def _facts(artifact: Artifact, plan: Plan) -> StageFacts:
-    curriculum = artifact.manifest["config"]["curriculum"]
-    caps: dict[str, int] = {}
-    phases = [*curriculum["phases"], *(p for edit in curriculum.get("edits", []) for p in edit["phases"])]
-    for name, source in plan.sources.items():
-        asked = [phase["max_epochs"].get(name, phase["max_epochs"].get(source.domain, 0)) for phase in phases]
-        caps[name] = max([curriculum["max_epochs"], *asked])
+    curriculum = PlanConfig.model_validate(artifact.manifest["config"]).curriculum
+    usual = curriculum.max_epochs
+    given = [(phase, usual) for phase in curriculum.phases]
+    given += [(phase, edit.max_epochs or usual) for edit in curriculum.edits for phase in edit.phases]
+    caps = [Caps(phase, most, plan.sources) for phase, most in given]
     return StageFacts(
         artifact=str(artifact),
-        settings={key: curriculum[key] for key in ("block", "window", "seed", "max_epochs")},
-        caps=caps,
-        edits=[edit["at_step"] for edit in curriculum.get("edits", [])],
+        settings={key: getattr(curriculum, key) for key in ("block", "window", "seed", "max_epochs")},
+        caps={name: max(cap.of(name) for cap in caps) for name in plan.sources},
+        edits=[edit.at_step for edit in curriculum.edits],
         left_out=list(artifact.summary.get("left_out", [])),
     )
 
