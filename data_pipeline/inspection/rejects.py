@@ -19,12 +19,11 @@ from stemma.core.errors import StemmaError
 from stemma.core.files import read_json
 
 # The rules of each filter step, by how their names begin: people ask by either.
-LINE_RULES = ("long_", "too_short", "too_long_word", "few_alphanumeric", "duplicate_lines")
-C4_RULES = ("lorem_ipsum", "curly_bracket", "javascript", "policy", "too_few", "no_terminal_punc", "c4")
+LINE_RULES = ("long_", "too_short", "few_alphanumeric", "duplicate_lines", "encoded")
 STEP_RULES = {
     "gopher_repetition": ("dup_", "duplicated_", "top_"),
     "gopher_quality": ("gopher_",),
-    "c4": C4_RULES,
+    "c4": ("lorem_ipsum", "curly_bracket", "too_few"),
     "fineweb": ("line_punct", "short_line", "char_dup", "list_ratio"),
     "technical": LINE_RULES,
     "maths": LINE_RULES,
@@ -40,7 +39,7 @@ class Rejects:
         rules: documents by rule of what was asked for, most first; of the whole corpus where the rule asked
             for is none of them.
         matched: whether the rule asked for is one of them.
-        rows: examples: id, source, origin, rule, value, text.
+        rows: examples: id, source, origin, rule, value, text; none where no rule was asked for.
     """
 
     rules: dict[str, int]
@@ -70,7 +69,7 @@ def find_rejects(
 
     Args:
         corpus: the artifact.
-        rule: a rule, the beginning or a part of one, or of a filter step's name; empty for all.
+        rule: a rule, the beginning or a part of one, or of a filter step's name; empty to count all.
         count: examples to draw.
         source: only of this source.
         seed: another one draws others.
@@ -82,7 +81,7 @@ def find_rejects(
         check_source(corpus, source)
     rules = rule_counts(corpus, source)
     names = matching(rule, rules)
-    if not names:
+    if not names or not rule:
         return Rejects(rules, False, [])
     rows = reservoir(scan(corpus, "rejects", source, ds.field("rule").isin(names)), count, seed)
     return Rejects({name: rules[name] for name in names}, True, rows)
@@ -102,8 +101,6 @@ def rule_counts(corpus: Artifact, source: str = "") -> dict[str, int]:
 
 def matching(wanted: str, rules: dict[str, int]) -> list[str]:
     """The rules a name stands for: by its beginning, else as a part, else by the filter step."""
-    if not wanted:
-        return list(rules)
     for fits in (
         lambda rule: rule == wanted,
         lambda rule: rule.startswith(wanted),

@@ -12,6 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
+from data_pipeline.cleaning.lines import LineRules
+from data_pipeline.config import cleaning
 from data_pipeline.curriculum.plan import Plan
 from data_pipeline.inspection.difference import compare_sides, rows_of, side_of_curriculum, side_of_mix
 from data_pipeline.inspection.mix import mix_tables
@@ -112,6 +114,17 @@ def test_a_stage_that_still_trains_shows_what_its_checkpoint_counts(
     assert mix_tables(run)[1].done == 0
 
 
+def test_a_stage_that_has_ended_and_is_not_sealed_counts_all_of_it(
+    run: dict[str, Artifact], tmp_path: Path
+) -> None:
+    plan = Plan.load(run["plan.stem"].path)
+    for name, step in (("checkpoint", plan.total_steps), (".scratch/checkpoint/step-00000006", 6)):
+        state = {"step": step, "ledger": plan.planned(step).to_json()}
+        write_json(tmp_path / name / "extra.json", {"extra": state})
+    found = mix_tables(run, {"stem": tmp_path})[1]
+    assert (found.done, found.realized, found.mismatch) == (plan.total_steps, plan.total_tokens, "")
+
+
 def test_samples_are_what_training_reads(run: dict[str, Artifact]) -> None:
     """The pieces fill the sample, their texts are those of its tokens, and traces agree with them."""
     plan, tokens = Plan.load(run["plan.stem"].path), Tokens(run["tokens"].path)
@@ -193,11 +206,19 @@ def test_rejects_are_found_by_rule_step_or_part(tmp_path: Path) -> None:
     assert (nothing.matched, nothing.rows) == (False, [])
     assert "no rule fits 'moon'" in printed(render_rejects, nothing, "moon")
     assert "near_duplicate" in printed(render_rejects, nothing, "moon")
-    assert "[… " not in printed(render_rejects, by_step, "gopher_rep")
-    assert "<script>" in printed(render_rejects, by_step, "gopher_rep")
+    shown = printed(render_rejects, find_rejects(corpus, "gopher_rep", 5, "tool_calls"), "gopher_rep")
+    assert "<script>" in shown
+    assert "more characters]" in shown
+    assert "\x1b" not in shown  # the text says so, and a terminal would obey
+    everything = find_rejects(corpus)
+    assert (everything.rules, everything.rows) == ({"dup_line_frac": 40, "near_duplicate": 40}, [])
     with pytest.raises(StemmaError, match="no source 'moon'; sources are: crawl_2024, encyclopedia"):
         find_rejects(corpus, "near", 1, "moon")
     assert matching("top", {"top_2_gram": 1, "stop_words": 2}) == ["top_2_gram"]
+    strict = cleaning.SourceCode(min_bytes=10**6, max_encoded=0.1, max_encoded_run=64, min_alphanumeric=1)
+    of_lines = {rule: 1 for rule, _ in LineRules(strict).broken(f"{'ab' * 5_000};\n" * 3)}
+    assert len(of_lines) == 7
+    assert matching("technical", {**of_lines, "lorem_ipsum": 1}) == list(of_lines)
 
     assert document_text(corpus, "proofs", "proofs-007").startswith("<script>")
     assert document_text(corpus, "proofs", "proofs-0071") == document_text(corpus, "proofs", "a") == ""
