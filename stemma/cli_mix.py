@@ -95,10 +95,11 @@ def mix_edit(
     for line in consequences(proposal, run):
         out.print(f"- {line}")
     if proposal.sealed and proposal.resume < at_step and not force:
+        other = f"an --at-step of {proposal.trained:,}, or " if proposal.schedule_ends is None else ""
         raise StemmaError(
             f"stage {proposal.stage} is trained to its end, and only its last checkpoint is kept: with this "
-            f"edit its first {at_step:,} steps would be trained again. Nothing was changed. Give an "
-            f"--at-step of {proposal.trained:,}, or --force to train them again; what is sealed stays."
+            f"edit its first {at_step:,} steps would be trained again. Nothing was changed. Give {other}"
+            "--force to train them again; what is sealed stays."
         )
     if not yes and not typer.confirm(f"Change the mix of {proposal.stage} from step {at_step:,} on?"):
         raise typer.Abort

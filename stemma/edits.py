@@ -24,6 +24,7 @@ from stemma.core.stage import Execution, execute, lock, lock_path
 from stemma.profile import TRAINING_STAGES, Profile, explain, load_yaml
 
 if TYPE_CHECKING:
+    from data_pipeline.curriculum.plan import Plan
     from data_pipeline.inspection.mix import StageMix
 
 EDITS_FILE = "edits.yaml"
@@ -50,14 +51,15 @@ class Proposal:
         stage: the training stage.
         edit: the change.
         replaced: earlier edits of the run that it makes void, because they come at or after its step.
-        before, after: the mixes of the stage and of those planned after it.
+        before, after: the mixes of the stage and of those planned after it; edits that the run has not been
+            planned with yet are in both.
         trained: steps of the stage that are trained under the plan as it is.
         resume: the step it would go on from: of the newest checkpoint before the change that can be kept.
         sealed: the stage is trained to its end.
         later: stages and artifacts made after it that would be made anew.
         running: a process is training it now.
         schedule_ends: the step at which the learning rate begins to differ, because the stage's length does;
-            None if it does not before ``edit.at_step``.
+            None if the mix differs first.
     """
 
     stage: str
@@ -83,7 +85,9 @@ def load_edits(folder: Path) -> Edits:
     if not path.exists():
         return {}
     try:
-        return TypeAdapter(Edits).validate_python(load_yaml(path))
+        # a stage, or a file, of which every edit was taken back is empty
+        tree = load_yaml(path, empty=True)
+        return TypeAdapter(Edits).validate_python({stage: made for stage, made in tree.items() if made})
     except ValidationError as error:
         raise ProfileError(str(path), list(explain(error))) from error
 
@@ -156,12 +160,12 @@ def propose(store: Store, run: str, stage: str, edit: PlanEdit) -> Proposal:
         StemmaError: there is no such run, stage or step; or the stage, or one after it, could not be carried
             out with the edit.
     """
-    from data_pipeline.inspection.lookup import PLAN, planned_stages
+    from data_pipeline.inspection.lookup import PLAN, load_plan, planned_stages
     from data_pipeline.inspection.mix import mix_tables
     from stemma.pipeline import open_run, open_work, read_record
 
     artifacts, working = open_run(store, run), open_work(store, run)
-    record = read_record(store, run)["nodes"]
+    record, kept = read_record(store, run)["nodes"], load_edits(store.root / run)
     stages = planned_stages(artifacts)
     stage = stage or next((name for name in stages if name not in artifacts), "")
     if stage not in stages:
@@ -171,31 +175,32 @@ def propose(store: Store, run: str, stage: str, edit: PlanEdit) -> Proposal:
             if stage
             else f"every planned stage of run {run!r} is trained; name one with --stage: {known}"
         )
-    configs = {name: PlanConfig.model_validate(record[PLAN + name]["identity"]["config"]) for name in stages}
-    configs[stage] = _edited(configs[stage], edit, _positions(record))
+    planned = {name: PlanConfig.model_validate(record[PLAN + name]["identity"]["config"]) for name in stages}
+    standing = dict(planned)
+    for name, edits in kept.items():
+        for old in edits if name in standing else ():
+            standing[name] = _edited(standing[name], old, None)
+    wanted = {**standing, stage: _edited(standing[stage], edit, _positions(record))}
     affected = stages[stages.index(stage) :]
-    with tempfile.TemporaryDirectory(prefix="stemma-edit-") as scratch:
-        changed = dict(artifacts)
-        for name in affected:
-            changed[PLAN + name] = _plan(Store(Path(scratch)), PLAN + name, configs[name], changed)
-        unrealized = {name: artifact for name, artifact in changed.items() if name not in stages}
-        before, after = mix_tables(artifacts, working), mix_tables(unrealized)
-    names = list(record)
     folder = artifacts[stage].path if stage in artifacts else working.get(stage)
-    trained, resume, ends = _progress(folder, record.get(stage), edit.at_step, before, after, stage)
+    with tempfile.TemporaryDirectory(prefix="stemma-edit-") as scratch:
+        plans = Store(Path(scratch))
+        sides = [_replanned(plans, artifacts, planned, configs) for configs in (standing, wanted)]
+        before, after = map(mix_tables, sides)
+        trained, resume, ends = _progress(
+            folder, record.get(stage), load_plan(artifacts, stage), load_plan(sides[1], stage)
+        )
     return Proposal(
         stage=stage,
         edit=edit,
-        replaced=tuple(
-            old for old in load_edits(store.root / run).get(stage, ()) if old.at_step >= edit.at_step
-        ),
+        replaced=tuple(old for old in kept.get(stage, ()) if old.at_step >= edit.at_step),
         before=[mix for mix in before if mix.stage in affected],
         after=[mix for mix in after if mix.stage in affected],
         trained=trained,
         resume=resume,
         sealed=stage in artifacts,
         later=[name for name in artifacts if _comes_from(artifacts, name, stage)],
-        running=folder is not None and stage in names and _is_locked(folder),
+        running=folder is not None and _is_locked(folder),
         schedule_ends=ends,
     )
 
@@ -225,35 +230,44 @@ def _positions(record: Mapping[str, Any]) -> int | None:
     return None
 
 
-def _plan(store: Store, name: str, config: PlanConfig, artifacts: Mapping[str, Artifact]) -> Artifact:
-    """A plan made beside the run, from what the run's own was made from."""
+def _replanned(
+    store: Store,
+    artifacts: Mapping[str, Artifact],
+    planned: Mapping[str, PlanConfig],
+    configs: Mapping[str, PlanConfig],
+) -> dict[str, Artifact]:
+    """A run's artifacts without its trained stages, planned by other configs: plans from the first that
+    differs on are made beside the run, from what its own were made from."""
     from data_pipeline.curriculum.stage import PlanStage
+    from data_pipeline.inspection.lookup import PLAN
 
-    inputs = {
-        role: artifacts[reference["name"]] for role, reference in artifacts[name].manifest["inputs"].items()
-    }
-    return execute(PlanStage(name, config, inputs), store, Execution(workers=1))
+    found = {name: artifact for name, artifact in artifacts.items() if name not in configs}
+    differs = False
+    for stage, config in configs.items():
+        differs = differs or config != planned[stage]
+        if differs:
+            made_from = found[PLAN + stage].manifest["inputs"]
+            inputs = {role: found[reference["name"]] for role, reference in made_from.items()}
+            plan = PlanStage(PLAN + stage, config, inputs)
+            found[PLAN + stage] = execute(plan, store, Execution(workers=1))
+    return found
 
 
 def _progress(
-    folder: Path | None,
-    entry: Mapping[str, Any] | None,
-    at_step: int,
-    before: list["StageMix"],
-    after: list["StageMix"],
-    stage: str,
+    folder: Path | None, entry: Mapping[str, Any] | None, plan: "Plan", edited: "Plan"
 ) -> tuple[int, int, int | None]:
-    """Steps trained, the step to go on from, and where the schedules part."""
+    """Steps trained under a plan, the one to go on from under another, and where their schedules part."""
     if folder is None or entry is None:
         return 0, 0, None
+    from data_pipeline.curriculum.common import common_steps
     from pretrain.adopt import newest_checkpoint, same_rates, trained_steps
     from pretrain.config import ScheduleConfig
 
-    totals = [next(mix.steps for mix in mixes if mix.stage == stage) for mixes in (before, after)]
+    shared = common_steps(plan, edited)
     schedule = ScheduleConfig.model_validate(entry["identity"]["config"]["training"]["schedule"])
-    usable = same_rates(schedule, totals[0], totals[1], at_step)
+    usable = same_rates(schedule, plan.total_steps, edited.total_steps, shared)
     _, resume = newest_checkpoint(folder, usable)
-    return trained_steps(folder), resume, usable if usable < at_step else None
+    return trained_steps(folder), resume, usable if usable < shared else None
 
 
 def _comes_from(artifacts: Mapping[str, Artifact], name: str, ancestor: str) -> bool:

@@ -191,8 +191,12 @@ def load_profile(name: str, overrides: Iterable[str] = ()) -> Profile:
         raise ProfileError(str(path), list(explain(error))) from error
 
 
-def load_yaml(path: Path) -> dict[str, Any]:
+def load_yaml(path: Path, empty: bool = False) -> dict[str, Any]:
     """A YAML file with a mapping at its top.
+
+    Args:
+        path: the file.
+        empty: it may hold nothing at all.
 
     Raises:
         ProfileError: it is not there, not readable, or something else.
@@ -203,6 +207,8 @@ def load_yaml(path: Path) -> dict[str, Any]:
         raise ProfileError(str(path), [f"not readable: {error.strerror}"]) from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ProfileError(str(path), [f"not readable as YAML: {error}"]) from error
+    if tree is None and empty:
+        return {}
     if not isinstance(tree, dict):
         raise ProfileError(str(path), ["expected a mapping at the top of the file"])
     return tree

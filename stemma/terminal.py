@@ -14,10 +14,9 @@ QUIET_INTERVAL = 10.0  # seconds between progress lines where nothing can move (
 
 
 def console() -> Console:
-    """A console wide enough for the tables when the output is not a terminal."""
-    return Console(
-        width=None if sys.stdout.isatty() else 132, highlight=False, soft_wrap=not sys.stdout.isatty()
-    )
+    """A console wide enough for the tables when the output is not a terminal; text like ``:cat:`` stays."""
+    terminal = sys.stdout.isatty()
+    return Console(width=None if terminal else 132, highlight=False, emoji=False, soft_wrap=not terminal)
 
 
 def duration(seconds: float) -> str:

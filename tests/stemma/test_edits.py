@@ -1,5 +1,6 @@
 """Editing a run's mix: what is proposed, what is kept with the run, and what a run makes of it."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -32,12 +33,18 @@ def write_edit(path: Path, **phase: object) -> Path:
     return path
 
 
-@pytest.fixture
-def store(tmp_path: Path) -> Store:
-    """A run ``demo``: ``commonsense`` is trained, ``stem`` has trained 8 steps and kept a checkpoint at 6."""
-    store = Store(tmp_path)
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Store:
+    store = Store(tmp_path_factory.mktemp("made"))
     record_run(store, make_run(store))
     return store
+
+
+@pytest.fixture
+def store(made: Store, tmp_path: Path) -> Store:
+    """A run ``demo``: ``commonsense`` is trained, ``stem`` has trained 8 steps and kept a checkpoint at 6."""
+    shutil.copytree(made.root, tmp_path / "runs")
+    return Store(tmp_path / "runs")
 
 
 def test_an_edit_is_planned_beside_the_run(store: Store) -> None:
@@ -51,6 +58,21 @@ def test_an_edit_is_planned_beside_the_run(store: Store) -> None:
     assert (new.phases[0]["steps"], new.phases[0]["ended_early"]) == (7, True)
     assert new.phases[1]["sources"] == {"sums": 1_280}
     assert before == sorted(path for path in store.root.rglob("*") if path.is_file())
+
+
+def test_an_edit_is_proposed_on_top_of_those_the_run_was_not_planned_with_yet(store: Store) -> None:
+    save_edit(store.root / "demo", "stem", edit(3, "first", tokens=2_560))
+    found = propose(store, "demo", "stem", edit(9, "second"))
+    shown = [[(p["name"], p["steps"]) for p in mixes[0].phases] for mixes in (found.before, found.after)]
+    assert shown == [[("p0", 3), ("first", 10)], [("p0", 3), ("first", 6), ("second", 5)]]
+    assert (found.trained, found.resume, found.replaced) == (8, 0, ())  # its checkpoint is of step 6
+    with pytest.raises(StemmaError, match="give one from 1 to 13"):
+        propose(store, "demo", "stem", edit(14, "second"))
+    replacing = propose(store, "demo", "stem", edit(3, "second"))
+    assert [entry.at_step for entry in replacing.replaced] == [3]
+    save_edit(store.root / "demo", "commonsense", edit(10, tokens=640, length=32))
+    later = propose(store, "demo", "stem", edit(9, "second"))
+    assert later.before[0].rows != found.before[0].rows  # other parts of the sources are left
 
 
 def test_a_stage_that_is_edited_changes_the_plans_after_it(store: Store) -> None:
@@ -131,6 +153,9 @@ def test_edits_that_no_longer_fit_the_profile_are_refused_by_their_file(tmp_path
         with_edits(profile, {"stem": (too_long,)}, "edits.yaml")
     with pytest.raises(ProfileError, match="moon: no such stage"):
         with_edits(profile, {"moon": (too_long,)}, "edits.yaml")
+    for left in ("# nothing but the comment is left\n", "stem:\n"):
+        (tmp_path / EDITS_FILE).write_text(left)
+        assert load_edits(tmp_path) == {}
     (tmp_path / EDITS_FILE).write_text("stem: [{at_step: 0, phases: []}]\n")
     with pytest.raises(ProfileError, match=r"stem\.0\.at_step"):
         load_edits(tmp_path)
@@ -174,6 +199,12 @@ def test_a_schedule_that_follows_the_length_is_said_to_part(store: Store) -> Non
     schedule = {"peak_lr": 1.0, "shape": "cosine", "warmup_steps": 2}
     record["nodes"]["stem"]["identity"]["config"]["training"]["schedule"] = schedule
     write_json(store.root / "demo" / "run.json", record)
+    record["nodes"]["commonsense"]["identity"]["config"]["training"]["schedule"] = schedule
+    write_json(store.root / "demo" / "run.json", record)
+    path = str(write_edit(store.root / "edit.yaml", sequence_length=32))
+    command = ["mix", "edit", "demo", path, "--root", str(store.root), "--at-step", "46", "-y"]
+    result = CliRunner().invoke(app, [*command, "--stage", "commonsense"])
+    assert "Nothing was changed. Give --force to train them again" in str(result.exception)
     total = Plan.load(open_run(store, "demo")["plan.stem"].path).total_steps
     shorter = propose(store, "demo", "stem", edit(7))
     assert (shorter.schedule_ends, shorter.resume) == (2, 0)
