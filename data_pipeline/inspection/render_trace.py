@@ -79,9 +79,10 @@ def render_step(view: StepView, console: Console) -> None:
         title += f": loss {loss:.4f}, gradient norm {norm:.3f}, batch {view.receipt['batch_sha256'][:12]}"
     table = Table(title=title, title_justify="left")
     for heading in ("row", "read"):
-        table.add_column(heading, justify="right")
-    for heading in ("source", "loss", "document", "tokens", "origin"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for heading in ("source", "loss", "document", "tokens"):
         table.add_column(heading, no_wrap=True)
+    table.add_column("origin", overflow="fold")  # the one to give way where the terminal is narrow
     for row in view.rows[:SHOWN]:
         loss = view.losses.get(f"loss/{row.source}")
         about = [
@@ -92,7 +93,8 @@ def render_step(view: StepView, console: Console) -> None:
         ]
         for piece in row.pieces[:DOCUMENTS]:
             span = f"{piece.first}-{piece.last} of {piece.document['tokens']}"
-            table.add_row(*about, piece.document["id"], span, plain(_short(piece.document["origin"])))
+            origin = plain(_short(piece.document["origin"], 40))
+            table.add_row(*about, piece.document["id"], span, origin)
             about = [""] * 4
         if (more := len(row.pieces) - DOCUMENTS) > 0:
             table.add_row(*about, f"and {more} more", "", "")

@@ -1,5 +1,6 @@
 """Questions about a run: samples, steps, spikes, rejects, clusters, two mixes, stages that still train."""
 
+import io
 import json
 import math
 from pathlib import Path
@@ -10,6 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from rich.console import Console
 from typer.testing import CliRunner
 
 from data_pipeline.cleaning.lines import LineRules
@@ -164,6 +166,9 @@ def test_a_step_lists_its_rows_and_what_it_left(store: Store, run: dict[str, Art
     assert view.losses == {"loss/notes": 10.0, "loss/sums": 3.0}
     shown = printed(render_step, view)
     assert "loss 9.0000" in shown
+    narrow = Console(file=io.StringIO(), width=90)
+    render_step(view, narrow)
+    assert narrow.file.getvalue().count(" 1st ") == len(view.rows)
     assert all(row.pieces[0].document["id"] in shown for row in view.rows)
     assert trace_step(run, "stem", 5).receipt is None
     with pytest.raises(StemmaError, match="has steps 0 to"):
