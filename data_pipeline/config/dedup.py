@@ -19,7 +19,9 @@ class LinesConfig(Config):
     )
     min_line: int = Field(30, ge=1, description="characters of a line, spaces folded; shorter lines are kept")
     min_text: int = Field(
-        200, ge=0, description="characters; a document that lost lines and has fewer left is rejected"
+        200,
+        ge=0,
+        description="characters; a document that lost lines and has fewer left, or none, is rejected",
     )
 
 
@@ -31,7 +33,8 @@ class SubstringConfig(Config):
         0.5,
         gt=0,
         le=1,
-        description="share of a document's words in such sequences above which it is rejected",
+        description="share of a document's words in such sequences above which it is rejected; one of which "
+        "nothing would be left is, too",
     )
     domains: tuple[Domain, ...] = Field(
         ("web", "stem", "agent"), min_length=1, description="domains whose documents are compared"

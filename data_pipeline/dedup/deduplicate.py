@@ -41,7 +41,8 @@ def deduplicate(
         clean: folder of Parquet files with the columns of ``DRAFTS``.
         kept: folder to write to. `cluster` is the id of the document for which others were dropped, or "".
         scratch: for what the ranks hand to one another.
-        rejects: folder for the dropped documents, per rule; their `value` and `cluster` name the survivor.
+        rejects: folder for the dropped documents, per rule; `value` and `cluster` of duplicates name the
+            survivor. With lines there are two comparisons: who survives the first may go in the second.
         tallies: folder for a tally per name of ``dedup_steps``.
         index: folder for the kept index: the base's tables and what this run adds.
         base: the kept index of an earlier run, with which new documents are compared.

@@ -137,7 +137,7 @@ class CutLines(Step):
                     left = [line for line in lines if folded(line) not in cut]
                     seen.update((name, (source, line)) for line, name in cut.items())
                     remaining = "\n".join(left)
-                    if len(remaining.strip()) < self.config.min_text:
+                    if len(remaining.strip()) < max(1, self.config.min_text):
                         rule[row] = LINES  # the reject keeps its text
                         value[row] = f"{len(lines) - len(left)} of {len(lines)} lines"
                     else:
@@ -215,6 +215,8 @@ def cut_lines(
         tallies: folder for the tally.
         tables: of the kept index.
     """
+    if not files:
+        return ()
     pool.run("lines_count", [CountLines(files, config, scratch)], len(files))
     pool.run("lines_frequent", [FrequentLines(len(files), config, scratch, tables)], 1)
     pool.run("lines_cut", [CutLines(files, config, scratch, kept, rejects, tallies)], len(files))

@@ -3,9 +3,9 @@
 The rule: documents have an order of precedence, the kept index before everything new. A document is dropped
 if an earlier one shares a band's key with it and is similar enough; its survivor is that one, or that one's
 survivor. So what is kept or dropped never depends on later documents: adding shards one by one gives what
-one run over all of them gives, old decisions stay, and the bands can be worked on apart from one another, in
-ranges of keys. (Connected components, the usual choice, have none of that: a new document may join two old
-clusters.)
+one run over all of them in that order gives, old decisions stay, and the bands can be worked on apart from
+one another, in ranges of keys. (Connected components, the usual choice, have none of that: a new document may
+join two old clusters.)
 
 A key has leaders: its first document, then the first that is similar to no leader before, and so on, at most
 ``LEADERS``. Documents are compared with leaders only, so a band takes linear time.

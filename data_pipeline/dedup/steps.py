@@ -127,8 +127,9 @@ class Match(Step):
     """Compares the documents whose keys in one band are in one range; a rank does several such pieces.
 
     Attributes:
-        partitions: ranges of keys per band, so that one has about ``PARTITION`` documents at most.
-        tasks: ranks, so that one has about as many in all its pieces.
+        partitions: ranges of keys per band, so that one has about ``PARTITION`` documents at most, those of
+            the kept index among them.
+        tasks: ranks, so that one has about as many new ones in all its pieces.
     """
 
     name = "match"
@@ -137,10 +138,10 @@ class Match(Step):
         super().__init__()
         self.job = job
         self.parts = parts
-        new = parts.starts[-1] - parts.new
-        self.partitions = max(1, -(-new // PARTITION))
+        total = parts.starts[-1]
+        self.partitions = max(1, -(-total // PARTITION))
         pieces = len(job.bands) * self.partitions
-        self.tasks = min(pieces, max(1, -(-new * len(job.bands) // PARTITION)))
+        self.tasks = min(pieces, max(1, -(-(total - parts.new) * len(job.bands) // PARTITION)))
 
     def work(self, rank: int) -> None:
         for piece in range(rank, len(self.job.bands) * self.partitions, self.tasks):
@@ -151,8 +152,8 @@ class Match(Step):
         gathered = [self.entries(part, band, low, high) for part in range(len(self.parts.folders))]
         kept = [entries for entries in gathered[: self.parts.tables] if entries is not None]
         fresh = [entries for entries in gathered[self.parts.tables :] if entries is not None]
-        keys = np.concatenate([keys for keys, _ in fresh])
-        numbers = np.concatenate([numbers for _, numbers in fresh])
+        nothing = (np.zeros(0, np.uint64), np.zeros(0, np.int64))  # all may have been dropped before
+        keys, numbers = (np.concatenate(column) for column in zip(nothing, *fresh))
         by_key = np.lexsort((numbers, self.parts.take("order", numbers), keys))
         exact = band == EXACT_BAND
         found = match(
@@ -175,7 +176,7 @@ class Match(Step):
 
 
 class Merge(Step):
-    """Puts together what the bands found: per file ``dropped.npz``, per run ``clusters.parquet``."""
+    """Puts together what the bands found: who goes, per file; ``clusters.parquet`` and the index's table."""
 
     name = "merge"
 
@@ -193,13 +194,13 @@ class Merge(Step):
         parts, matches = self.parts, self.job.matches
         dropped = Dropped.nothing()
         for band in self.job.bands:
-            for partition in range(self.partitions):
-                documents, earlier, values = (
-                    np.array(load(matches / f"{band}.{partition:05d}.{name}.npy"))
-                    for name in ("documents", "earlier", "similarity")
-                )
-                exact = np.full(len(documents), band == EXACT_BAND)
-                dropped = dropped.joined(Dropped(documents, earlier, values, exact), parts)
+            pieces = [f"{band}.{partition:05d}" for partition in range(self.partitions)]
+            documents, earlier, values = (
+                np.concatenate([load(matches / f"{piece}.{name}.npy") for piece in pieces])
+                for name in ("documents", "earlier", "similarity")
+            )
+            exact = np.full(len(documents), band == EXACT_BAND)
+            dropped = dropped.joined(Dropped(documents, earlier, values, exact), parts)
         survivors = dropped.survivors(parts)
         leading = np.unique(survivors)
         write_clusters(matches / "clusters.parquet", parts, dropped, survivors)

@@ -24,6 +24,7 @@ import pyarrow as pa
 
 from data_pipeline.cleaning.ngrams import Words, gram_hashes, prefix_sums, split, word_hashes
 from data_pipeline.config.dedup import SubstringConfig
+from data_pipeline.dedup.index import concatenate
 from data_pipeline.dedup.lines import among
 from data_pipeline.dedup.outputs import Outputs, Step, noted, read, replaced
 from data_pipeline.dedup.parts import I64, U64, between, load, order_of, ranges, save
@@ -97,8 +98,8 @@ class Shared(Step):
         self.job = job
 
     def work(self, rank: int) -> None:
-        shared = [np.zeros(0, np.uint64)]
-        for low, high in ranges(self.job.total("prints"), PARTITION):
+        pieces = []
+        for number, (low, high) in enumerate(ranges(self.job.total("prints"), PARTITION)):
             found = [
                 between(self.job.part(part), "prints", ("prints", "counts"), low, high)
                 for part in range(len(self.job.files))
@@ -107,8 +108,9 @@ class Shared(Step):
             distinct, place = np.unique(prints, return_inverse=True)
             often = np.zeros(len(distinct), np.int64)
             np.add.at(often, place, counts)
-            shared.append(distinct[often > 1])
-        save(self.job.scratch / "shared.npy", np.concatenate(shared))
+            pieces.append(self.job.scratch / f"shared.{number:05d}.npy")
+            save(pieces[-1], distinct[often > 1])
+        concatenate(pieces, self.job.scratch / "shared.npy")
 
 
 class Windows(Step):
@@ -200,10 +202,11 @@ class CutSpans(Step):
                     words = split(texts[row])
                     spans = joined(windows[bounds[row] : bounds[row + 1], 1], job.config.words)
                     share = int((spans[:, 1] - spans[:, 0]).sum()) / len(words)
-                    if share > job.config.max_share:
+                    left = without(texts[row], words, spans)
+                    if share > job.config.max_share or not left.strip():
                         rule[row], value[row] = SUBSTRING, f"{share:.3f}"
                     else:
-                        texts[row] = without(texts[row], words, spans)
+                        texts[row] = left
                         decisions[row] = noted(decisions[row], repeated_share=round(share, 4))
                 start += len(table)
                 outputs.write(replaced(table, text=texts, decisions=decisions), rule, value)
@@ -287,6 +290,8 @@ def cut_repeated(
         rejects: folder for documents that are mostly repeated.
         tallies: folder for the tally.
     """
+    if not files:
+        return
     job = Spans(files, config, prefer, scratch)
     pool.run("spans_fingerprint", [Fingerprint(job)], len(files))
     pool.run("spans_shared", [Shared(job)], 1)

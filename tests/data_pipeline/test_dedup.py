@@ -213,6 +213,19 @@ def test_worker_processes_and_ranges_of_keys_change_nothing(tmp_path, monkeypatc
         assert clusters[0] == clusters[1]
 
 
+def test_few_new_documents_are_compared_with_a_large_index_in_as_small_ranges(tmp_path, monkeypatch):
+    config = DedupConfig(**SMALL, threshold=0.4)
+    run(tmp_path / "base", [corpus(random.Random(3), 120, words=30)], config)
+    new = [(f"f{name[1:]}", source, text) for name, source, text in corpus(random.Random(3), 8, words=30)]
+    run(tmp_path / "whole", [new], config, tmp_path / "base" / "index")
+    monkeypatch.setattr(steps, "PARTITION", 10)
+    run(tmp_path / "ranges", [new], config, tmp_path / "base" / "index")
+    matches = tmp_path / "ranges" / "scratch" / "dedup" / "matches"
+    assert len(list(matches.glob("exact.*.keys.npy"))) == 13  # 128 documents, not the 8 new ones alone
+    assert dropped(tmp_path / "ranges") == dropped(tmp_path / "whole")
+    assert kept(tmp_path / "ranges") == kept(tmp_path / "whole") == {}
+
+
 def test_a_second_run_of_the_same_ranks_writes_the_same_bytes(tmp_path):
     documents = corpus(random.Random(4), 60)
     for name in ("one", "two"):

@@ -96,8 +96,12 @@ def test_exactly_the_repeated_words_are_cut(documents, n, seed, prefer):
         cut_repeated(
             Inline(seed), config, prefer, files, at / "kept", at / "scratch", at / "rejects", at / "tallies"
         )
-        kept = texts(at / "kept")
+        kept, rejected = texts(at / "kept"), texts(at / "rejects" / SUBSTRING)
     for n_, _, text in documents:
+        if expected[n_] and all(expected[n_]):  # nothing would be left
+            assert rejected[n_] == text
+            assert n_ not in kept
+            continue
         left = [word for word, cut in zip(re.findall(r"\w+", text), expected[n_]) if not cut]
         assert re.findall(r"\w+", kept[n_]) == left
         if not any(expected[n_]):
@@ -194,13 +198,17 @@ def test_lines_of_too_many_documents_are_cut_everywhere(seed, layout):
         _, sample = cut_lines(
             Inline(layout), config, files, at / "kept", at / "scratch", at / "rejects", at / "tallies", []
         )
-        kept = texts(at / "kept") | texts(at / "rejects" / LINES)
+        kept, rejected = texts(at / "kept"), texts(at / "rejects" / LINES)
         shown = {(row["source"], row["line"]): row["documents"] for row in pq.read_table(sample).to_pylist()}
     frequent = {key: len(names) for key, names in have.items() if len(key[1]) >= 5 and len(names) > 2}
     assert shown == frequent
     for name, source, text in documents:
         left = [line for line in text.split("\n") if (source, fold(line)) not in frequent]
-        assert kept[name] == "\n".join(left)
+        if "\n".join(left).strip() or "\n".join(left) == text:
+            assert kept[name] == "\n".join(left)
+        else:
+            assert rejected[name] == text
+            assert name not in kept
 
 
 def test_code_keeps_its_lines_and_what_is_left_short_is_rejected(tmp_path):
@@ -267,6 +275,33 @@ def test_all_steps_together_and_a_later_run(tmp_path):
     assert [path.name for path in sorted((tmp_path / "two" / "index").iterdir())] == [
         f"{n:05d}" for n in range(4)
     ]
+
+
+EVERYTHING = DedupConfig(
+    lines=LinesConfig(max_documents=2, min_line=5, min_text=10), substring=SubstringConfig(words=10)
+)
+
+
+def test_a_later_run_may_have_nothing_new(tmp_path):
+    rng = random.Random(2)
+    documents = [(f"{n:020x}", "s", " ".join(f"w{rng.randrange(5000)}" for _ in range(60))) for n in range(6)]
+    full(tmp_path / "one", documents, EVERYTHING)
+    again = [(f"{n + 100:020x}", "s", text) for n, (_, _, text) in enumerate(documents)]
+    full(tmp_path / "two", again, EVERYTHING, tmp_path / "one" / "index")
+    assert texts(tmp_path / "two" / "kept") == {}
+    assert len(rows(tmp_path / "two" / "rejects" / EXACT)) == 6
+    full(tmp_path / "three", [again[0], ("f" * 20, "s", "something new")], EVERYTHING, tmp_path / "two/index")
+    assert set(texts(tmp_path / "three" / "kept")) == {"f" * 20}
+
+
+def test_documents_may_be_nothing_but_boilerplate(tmp_path):
+    documents = [(f"{n:020x}", "s", f"the same line\n{n}") for n in range(6)]
+    full(tmp_path, documents, EVERYTHING)
+    assert texts(tmp_path / "kept") == {}
+    assert len(rows(tmp_path / "rejects" / LINES)) == 6
+    later = [("f" * 20, "s", "the same line\nand one of its own")]
+    full(tmp_path / "later", later, EVERYTHING, tmp_path / "index")
+    assert texts(tmp_path / "later" / "kept") == {"f" * 20: "and one of its own"}
 
 
 MEMORY = """
