@@ -11,6 +11,7 @@ from stemma import __version__, cli_data, cli_mix
 from stemma.cli_options import Overrides, ProfileName, Root, RunName, StopAfter
 from stemma.core.artifact import Artifact, Store
 from stemma.core.errors import StemmaError
+from stemma.core.files import NO_ROOM, NOT_ALLOWED
 
 app = typer.Typer(
     help="Train small agentic language models from scratch, with a pedigree for every token.",
@@ -234,6 +235,15 @@ def main() -> None:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
+    except OSError as error:
+        if error.errno not in NO_ROOM | NOT_ALLOWED:
+            raise
+        print(
+            f"stemma: {error.filename or 'a file'}: {error.strerror}. Make room, give this user the right to "
+            "use it, or choose another --root; then run the same command again",
+            file=sys.stderr,
+        )
+        sys.exit(StemmaError.exit_code)
 
 
 if __name__ == "__main__":

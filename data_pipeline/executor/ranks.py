@@ -6,7 +6,6 @@ rank writes depends on its number alone, so every executor gives the same bytes.
 """
 
 import contextlib
-import errno
 import io
 import os
 from abc import ABC, abstractmethod
@@ -19,13 +18,11 @@ from datatrove.pipeline.base import PipelineStep
 from fsspec.spec import AbstractBufferedFile
 
 from stemma.core.errors import StemmaError
-
-NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
-NOT_ALLOWED = {errno.EROFS, errno.EACCES, errno.EPERM}
+from stemma.core.files import NO_ROOM, NOT_ALLOWED
 
 
 class StorageError(StemmaError):
-    """Nothing more can be written: no room, or no permission."""
+    """The work cannot go on: no room to write, or no permission to read or write."""
 
 
 @contextlib.contextmanager
@@ -52,8 +49,8 @@ def explain(error: OSError, folder: Path, what: str) -> str:
     where = str(error.filename or being_written(error) or folder)
     if error.errno in NOT_ALLOWED:
         return (
-            f"{what}: {where} cannot be written ({os.strerror(error.errno or 0)}). Nothing was sealed. "
-            "Give this user the right to write there, or choose another root, and run again."
+            f"{what}: {where} may not be used ({os.strerror(error.errno or 0)}). Nothing was sealed. "
+            "Give this user the right to read or write it, or choose another root, and run again."
         )
     return (
         f"{what}: no room to write {where} ({os.strerror(error.errno or 0)}). Nothing was sealed. Free space "

@@ -1,5 +1,6 @@
 """Executors: every rank once, on a process pool, on Ray and on Slurm, and what is said when workers die."""
 
+import errno
 import json
 import os
 import shutil
@@ -13,7 +14,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from data_pipeline.config.executor import AnyExecutor, RayExecutor, SlurmExecutor
 from data_pipeline.executor.local import worker_pool
-from data_pipeline.executor.ranks import StorageError
+from data_pipeline.executor.ranks import StorageError, storage
 from data_pipeline.executor.slurm import JobArrays, job_script, run_element
 from data_pipeline.executor.start import start_executor
 from stemma.core.config import identity
@@ -189,6 +190,16 @@ class Full(PipelineStep):
         with open(self.path, "wb", buffering=0) as handle:
             handle.write(b"x")
         yield from ()
+
+
+def test_a_file_that_may_not_be_opened_is_told_and_other_errors_pass(tmp_path):
+    with (
+        pytest.raises(StorageError, match=r"read: /a\.jsonl may not be used \(Permission denied\)"),
+        storage(tmp_path, "read"),
+    ):
+        raise PermissionError(errno.EACCES, "Permission denied", "/a.jsonl")
+    with pytest.raises(FileNotFoundError), storage(tmp_path, "read"):
+        (tmp_path / "nowhere").read_bytes()
 
 
 def test_a_full_disk_is_told_with_the_file_and_what_to_do(tmp_path):
