@@ -2,12 +2,12 @@
 
     write_index(triples, config, path)                    once: (source, item, text) of all evaluation sets
     Decontaminate(path, config, hits, exclusion_writer)   a datatrove step, in every rank
-    read_hits(hits)                                       all ranks' rows, for contamination.parquet
+    read_hits(folder, *files)                             all ranks' rows, for contamination.parquet
 
 The step goes between the filters and ``Decide``: a cut document has a new text, so it needs a new id.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from datatrove.data import Document, DocumentsPipeline
 from datatrove.pipeline.base import PipelineStep
 from datatrove.pipeline.writers.disk_base import DiskWriter
 
+from data_pipeline.cleaning.batches import batches
 from data_pipeline.cleaning.evaluation_build import build
 from data_pipeline.cleaning.evaluation_index import EvaluationIndex, Overlap, load
 from data_pipeline.config.decontamination import DecontaminationConfig
@@ -27,7 +28,6 @@ CONTAMINATED = "contaminated"  # the rule of a rejected document, and of its row
 CUT = "contaminated_span"  # rows of text that was cut out of a document that was kept
 BELOW = "below_min_overlap"  # rows of text that was found and left alone
 
-BATCH_CHARACTERS = 500_000  # looked up together: numpy's calls cost more than short texts
 EXCERPT = 200  # characters listed on both sides of shared text
 WORD = 40  # characters of the longest word that is cut whole
 LONGEST = 2_000  # characters listed of the shared text itself
@@ -106,7 +106,7 @@ class Decontaminate(PipelineStep):
         index = load(self.index, self.config)
         rows: list[dict[str, Any]] = []
         with self.exclusion_writer as rejects:
-            for batch in batches(data):
+            for batch in batches(data):  # looked up together: numpy's calls cost more than short texts
                 texts = [document.text for document in batch]
                 for document, overlaps in zip(batch, index.overlaps_of(texts)):
                     if not overlaps:
@@ -120,19 +120,6 @@ class Decontaminate(PipelineStep):
         buffer = pa.BufferOutputStream()
         pq.write_table(pa.Table.from_pylist(rows, HITS), buffer, compression="zstd")
         write_atomic(self.hits / f"{rank:05d}.parquet", buffer.getvalue().to_pybytes())
-
-
-def batches(data: DocumentsPipeline) -> Iterator[list[Document]]:
-    """Documents in lists of about ``BATCH_CHARACTERS``."""
-    batch: list[Document] = []
-    size = 0
-    for document in data:
-        batch.append(document)
-        size += len(document.text)
-        if size >= BATCH_CHARACTERS:
-            yield batch
-            batch, size = [], 0
-    yield batch
 
 
 def judge(
@@ -224,11 +211,16 @@ def excerpt(text: str, start: int, end: int) -> str:
     return f"{before}{shared}{after}"
 
 
-def read_hits(folder: Path) -> pa.Table:
-    """What all ranks found, by source and document: the rows of ``contamination.parquet``."""
-    files = sorted(str(path) for path in folder.glob("*.parquet"))
+def read_hits(folder: Path, *more: Path) -> pa.Table:
+    """What all ranks found, by source and document: the rows of ``contamination.parquet``.
+
+    Args:
+        folder: of the ranks' files, at any depth.
+        more: files to add, such as an earlier corpus's ``contamination.parquet``.
+    """
+    files = sorted(map(str, [*folder.rglob("*.parquet"), *more]))
     if not files:
         return HITS.empty_table()
     table = ds.dataset(files, schema=HITS, format="parquet").to_table()
-    keys = ("source", "id", "evaluation_source", "evaluation_item", "text", "document_excerpt")
+    keys = ("source", "id", "evaluation_item", "text", "evaluation_source", "document_excerpt")
     return table.sort_by([(key, "ascending") for key in keys])

@@ -252,9 +252,7 @@ def load(path: Path, config: DecontaminationConfig | None = None) -> EvaluationI
         arrays = {}
         for name in ARRAYS:
             start, stop = (8 + size + offset for offset in header[name]["data_offsets"])
-            dtype = np.dtype(
-                {"U64": "<u8", "I64": "<i8", "U32": "<u4", "U8": "u1", "BOOL": "?"}[header[name]["dtype"]]
-            )
+            dtype = np.dtype(DTYPES[header[name]["dtype"]])
             arrays[name] = np.frombuffer(mapped, dtype, (stop - start) // dtype.itemsize, start)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DamagedError(

@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from stemma.core.config import Config
+from stemma.core.config import Config, execution_field
 
 
 class DecontaminationConfig(Config):
@@ -42,6 +42,11 @@ class DecontaminationConfig(Config):
     )
     min_piece: int = Field(
         200, ge=0, description="characters; what is left between two cuts is dropped if it is shorter"
+    )
+    required: bool = execution_field(
+        False,
+        description="whether an evaluation set that is out of reach stops the run; else documents are not "
+        "compared with it, and the run says so",
     )
 
     @model_validator(mode="after")

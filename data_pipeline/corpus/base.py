@@ -1,7 +1,8 @@
 """An earlier corpus that this one goes on from: what it has is taken over as it is, only the rest is read.
 
 Its documents keep their ids and their split; new documents are compared with its kept index, and lose. That
-is only right if everything the earlier corpus was made with still holds, which ``check_base`` makes sure of.
+is only right if its sources, their filters, what documents are compared with and the hashes of the index are
+still the same, which ``check_base`` makes sure of.
 """
 
 import os

@@ -6,28 +6,23 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from data_pipeline.cleaning.records import tallied
 from data_pipeline.corpus.statistics import Statistics
 
 MB = 1e6
 UNITS = ("documents", "bytes")
 
 
-def funnel_entry(
-    domain: str, steps: list[tuple[str, Path]], source: str, counts: Statistics
-) -> dict[str, Any]:
+def funnel_entry(domain: str, steps: list[tuple[str, tuple[int, int]]], counts: Statistics) -> dict[str, Any]:
     """A source's entry in ``funnel.json``.
 
     Args:
         domain: the source's.
-        steps: names of steps and the folders of their tallies, in running order.
-        source: its id.
+        steps: in running order, and how many documents and bytes passed each.
         counts: what it kept and lost.
     """
-    found = [(step, tallied(folder, step).get(source, (0, 0))) for step, folder in steps]
     return {
         "domain": domain,
-        "steps": [{"step": step, "documents": number, "bytes": size} for step, (number, size) in found],
+        "steps": [{"step": step, "documents": number, "bytes": size} for step, (number, size) in steps],
         "rejected": {rule: count.documents for rule, count in sorted(counts.rejected.items())},
     }
 

@@ -13,10 +13,11 @@ hold. Only what ``used_for(..., "train")`` gives is handed to the readers of doc
 """
 
 import importlib.metadata
+from collections import Counter
+from functools import cache
 from pathlib import Path
 from typing import Any, ClassVar
 
-import pyarrow as pa
 import pyarrow.parquet as pq
 from datatrove.pipeline.readers import ParquetReader
 
@@ -76,6 +77,10 @@ class EmptyCorpus(StemmaError):
     """Nothing to read, or nothing left."""
 
 
+class NotCompared(StemmaError):
+    """Documents cannot be compared with an evaluation set: it is out of reach, or not readable."""
+
+
 class CorpusStage(Stage):
     """Makes the artifact ``corpus``; its files are described in docs/architecture.md."""
 
@@ -88,6 +93,7 @@ class CorpusStage(Stage):
 
         Raises:
             EmptyCorpus: not one source is in reach.
+            NotCompared: an evaluation set is out of reach, and the profile requires it.
             SharedFile: a file is listed for training and for evaluation.
             DamagedError, PackageError, SourceError: a source is not what the profile says.
         """
@@ -107,6 +113,12 @@ class CorpusStage(Stage):
         for name, reason in self.skipped.items():
             without = "" if sources[name].use == "train" else "; no document is compared with it"
             progress.say(f"source {name} is left out: {reason}{without}")
+            if without and self.config.decontamination.required:
+                raise NotCompared(
+                    f"sources.{name}: this evaluation set is out of reach: {reason}. Bring it in reach, "
+                    "take it out, or set decontamination.required to false: no document is then compared "
+                    "with it."
+                )
         if not self.train and self.base:
             raise EmptyCorpus(f"extends: {self.base.path} has every source in reach; there is nothing to add")
         if not self.train:
@@ -148,12 +160,22 @@ class CorpusStage(Stage):
         if self.index is None or (self.index.exists() and (work.path / "decontamination.json").exists()):
             return
         work.progress.say(f"indexing {len(names)} evaluation sets: {', '.join(names)}")
+        unread: dict[str, Counter[str]] = {name: Counter() for name in names}
         triples = (
             (name, origin, text)
             for name in names
-            for origin, text in texts(self.config.sources[name], self.found[name])
+            for origin, text in texts(self.config.sources[name], self.found[name], unread[name])
         )
         report = write_index(triples, self.config.decontamination, self.index)
+        for name, rules in unread.items():
+            if name not in report:
+                raise NotCompared(
+                    f"sources.{name}: no item of this evaluation set could be read ({frequent(rules)}). "
+                    "Check its `format` and `text_field`, or take it out."
+                )
+            if rules:
+                report[name]["unread"] = dict(rules)
+                work.progress.say(f"evaluation set {name}: {rules.total()} items not read: {frequent(rules)}")
         write_json(work.path / "decontamination.json", report)
 
     def _read(self, executor: Executor, work: Workspace) -> None:
@@ -231,6 +253,11 @@ class CorpusStage(Stage):
         )
         last = dedup_steps(self.config.dedup)[-1]
         work.progress.say(f"without duplicates {amount(tallied(tallies, last))}")
+        if not self.base and not any((scratch / "kept").glob("*.parquet")):
+            raise EmptyCorpus(
+                f"no document is left; most frequent reasons: {frequent(rules_in(scratch / 'rejects'))}. "
+                "Check `dedup.lines` and `dedup.substring`."
+            )
 
     def _write(self, executor: Executor, work: Workspace) -> None:
         """Sort documents and rejects per source and write them, with their counts."""
@@ -260,12 +287,14 @@ class CorpusStage(Stage):
         described = self._described()
         funnel = read_json(self.base.file("funnel.json"))["sources"] if self.base else {}
         counts = {name: Statistics.load(inherited_counts(self.base, name)) for name in funnel if self.base}
+        tally = cache(tallied)  # sources of one chain have one; on disk it is a file per shard
         for name in self.train:
             counts[name] = Statistics()
             for path in sorted((scratch / "statistics" / name).glob("*.json")):
                 counts[name].merge(Statistics.load(path))
             domain = self.config.sources[name].domain
-            funnel[name] = funnel_entry(domain, self._steps(scratch, name), name, counts[name])
+            steps = [(at, tally(folder, at).get(name, (0, 0))) for at, folder in self._steps(scratch, name)]
+            funnel[name] = funnel_entry(domain, steps, counts[name])
             if not counts[name].sums["documents"]:
                 rules = {rule: lost.documents for rule, lost in counts[name].rejected.items()}
                 work.progress.say(f"source {name}: no document was kept; {frequent(rules)}")
@@ -296,15 +325,10 @@ class CorpusStage(Stage):
         """``contamination.parquet``: what documents shared with evaluation sets, sorted."""
         if self.index is None:
             return
-        hits = [read_hits(folder) for folder in sorted((work.scratch / "hits").glob("*"))]
-        if self.base and CONTAMINATION in self.base.manifest["files"]:
-            hits.append(pq.read_table(self.base.file(CONTAMINATION)))
-        if hits:
-            table = pa.concat_tables(hits)
-            table = table.sort_by(
-                [(name, "ascending") for name in ("source", "id", "evaluation_item", "text")]
-            )
-            pq.write_table(table, work.path / CONTAMINATION, compression="zstd")
+        earlier = bool(self.base and CONTAMINATION in self.base.manifest["files"])
+        more = [self.base.file(CONTAMINATION)] if self.base and earlier else []
+        table = read_hits(work.scratch / "hits", *more)
+        pq.write_table(table, work.path / CONTAMINATION, compression="zstd")
 
     def _steps(self, scratch: Path, name: str) -> list[tuple[str, Path]]:
         """The steps a source's documents passed, with the folders of their tallies."""

@@ -31,7 +31,7 @@ bins per octave, scores fifty up to 1, rules' values twenty up to 1 and one per 
 ``statistics/<source>.json`` has the same counts whole (``Statistics.save``), for a corpus that extends this.
 
 Origins are hosts of URLs, top folders of archives and packages, and folders of files. Their counts, and those
-of words in ``kinds``, are exact up to 10,000 different ones in a shard; beyond that the rarest are left out.
+of words in ``kinds``, are exact up to 10,000 different ones; beyond that the rarest are left out.
 """
 
 import json
@@ -61,7 +61,7 @@ EDGES = {
     "language_score": SCORES,
     "clusters": CLUSTERS,
 }
-MOST_COUNTED = 10_000  # different names in one shard
+MOST_COUNTED = 10_000  # different names, so that memory stays bounded
 SHOWN_ORIGINS, SHOWN_KINDS, SHOWN_CLUSTERS = 20, 20, 10
 SUMS = ("documents", "valid", "bytes", "characters", "lines")
 
@@ -100,6 +100,7 @@ class RuleCount:
         self.bytes += other.bytes
         self.values += other.values
         self.kinds.update(other.kinds)
+        prune(self.kinds)
 
     def to_json(self) -> dict[str, Any]:
         found: dict[str, Any] = {"documents": self.documents, "bytes": self.bytes}
@@ -177,7 +178,7 @@ class Statistics:
             count = self.rejected[rule]
             count.documents += 1
             count.bytes += size
-            if rule in ids or not value:
+            if rule in ids or not value.strip():
                 continue
             try:
                 values[rule].append(float(value))

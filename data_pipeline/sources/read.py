@@ -6,6 +6,7 @@ part behind the damage is one reject).
 """
 
 import io
+from collections import Counter
 from collections.abc import Generator, Iterable, Iterator, Mapping
 from contextlib import closing
 from pathlib import Path
@@ -141,13 +142,20 @@ def items(source: SourceBase, piece: Piece, handle: IO[bytes], origin: str) -> I
     )
 
 
-def texts(source: SourceBase, found: Found) -> Iterator[tuple[str, str]]:
+def texts(source: SourceBase, found: Found, unread: Counter[str]) -> Iterator[tuple[str, str]]:
     """Yield (origin, text) of everything a source has, unfiltered: what evaluation sets are read by.
+
+    Args:
+        source: the source.
+        found: what it has.
+        unread: counts the items that give no text, by rule.
 
     Raises:
         DamagedError, SourceError: as ``read``.
     """
     for unit in units("", source, found):
         for origin, item in read(source, unit):
-            if not item.rule and item.text.strip():
+            if item.rule or not item.text.strip():
+                unread[item.rule or "empty"] += 1
+            else:
                 yield origin, item.text

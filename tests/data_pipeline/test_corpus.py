@@ -5,13 +5,15 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from data_pipeline.cleaning.records import COLUMNS
+from data_pipeline.config import CorpusConfig
 from data_pipeline.corpus.splits import hold_out_below, hold_out_hash
 from data_pipeline.corpus.stage import EmptyCorpus
 from data_pipeline.sources.documents import document_id
 from stemma.core.errors import DamagedError
-from tests.data_pipeline.corpora import make, rows, texts
+from tests.data_pipeline.corpora import jsonl, local, make, rows, texts
 
 
 def inputs(folder, pack) -> dict:
@@ -150,6 +152,19 @@ def test_nothing_in_reach_and_nothing_left_are_errors(made, tmp_path):
     source = {**section["sources"]["files"], "urls": [str(tmp_path / "short.txt")]}
     with pytest.raises(EmptyCorpus, match="too_short 1"):
         make(tmp_path, {**section, "sources": {"files": source}}, workers=1)
+    again = jsonl(tmp_path / "same.jsonl", ["\n".join(texts(1, seed=5) * 2)] * 2 + [texts(1, seed=5)[0]])
+    boilerplate = {"lines": {"max_documents": 1, "min_line": 5, "min_text": 0}}
+    profile = {"sources": {"same": local(again)}, "filters": {"plain": ["technical"]}, "dedup": boilerplate}
+    with pytest.raises(EmptyCorpus, match=r"no document is left; .*boilerplate 2"):
+        make(tmp_path, profile, workers=1)
+
+
+def test_names_that_cannot_be_meant_are_refused():
+    sources = {"a": local("a.jsonl")}
+    with pytest.raises(ValidationError, match=r"dedup\.prefer: no source 'b'; there are \['a'\]"):
+        CorpusConfig(sources=sources, filters={"plain": ["technical"]}, dedup={"prefer": ["b"]})
+    with pytest.raises(ValidationError, match="pattern"):
+        CorpusConfig(sources=sources, filters={"plain": ["technical"], "a b": ["technical"]})
 
 
 def test_a_damaged_archive_stops_the_run_before_anything_is_made(made, tmp_path):

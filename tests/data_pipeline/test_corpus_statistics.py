@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from data_pipeline.cleaning.records import DOCUMENTS, REJECTS
+from data_pipeline.corpus import statistics as counting
 from data_pipeline.corpus.statistics import EDGES, LENGTHS, Statistics, binned, group_of, shown
 from tests.data_pipeline.corpora import jsonl, local, make, rows, section, texts
 
@@ -93,6 +94,22 @@ def test_parts_add_up_to_the_whole_and_survive_a_file(tmp_path_factory, drawn, l
         part.save(path)
         parts.merge(Statistics.load(path))
     assert parts.to_json() == counted(documents, rejects).to_json()
+
+
+def test_many_names_of_many_shards_stay_bounded(monkeypatch):
+    monkeypatch.setattr(counting, "MOST_COUNTED", 5)
+    blank = dict.fromkeys(REJECTS.names, "")
+    whole = Statistics()
+    for shard in range(10):
+        part = Statistics()
+        values = ["common 1", "common 2", " ", *(f"rare{shard}x{n}" for n in range(4))]
+        rejects = [{**blank, "rule": "r", "value": value} for value in values]
+        part.add_rejects(pa.Table.from_pylist(rejects, REJECTS), [])
+        whole.merge(part)
+    counted = whole.rejected["r"]
+    assert counted.documents == 70
+    assert len(counted.kinds) == 5
+    assert counted.kinds["common"] == 20
 
 
 @given(st.lists(st.floats(0, 1e12), max_size=50))

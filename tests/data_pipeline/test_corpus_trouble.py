@@ -55,35 +55,29 @@ def group_alive(group: int) -> bool:
     return True
 
 
-@pytest.mark.parametrize(
-    "moment",
-    [
-        "say indexing",
-        "step filter",
-        "say removing",
-        "step sort documents",
-        "step write documents",
-    ],
-)
-def test_a_killed_run_continues_to_the_same_bytes_with_any_number_of_workers(whole, tmp_path, moment):
+MOMENTS = ["say indexing", "step filter", "say removing", "step sort documents", "step write documents"]
+
+
+def test_a_run_killed_in_every_phase_continues_to_the_same_bytes_with_any_number_of_workers(whole, tmp_path):
     profile, made = whole
     (tmp_path / "script.py").write_text(SCRIPT)
     (tmp_path / "section.json").write_text(json.dumps(profile))
     store = tmp_path / "store"
     command = [sys.executable, str(tmp_path / "script.py"), str(tmp_path / "section.json"), str(store)]
     environment = {**os.environ, "PYTHONPATH": os.getcwd()}
-    process = subprocess.Popen(
-        command, stdout=subprocess.PIPE, text=True, env=environment, start_new_session=True
-    )
-    seen = next((line for line in process.stdout if line.startswith(moment)), None)
-    os.kill(process.pid, signal.SIGKILL)  # the process alone: its workers must notice by themselves
-    process.wait()
-    assert seen, "the run ended before it could be killed"
-    deadline = time.monotonic() + 10
-    while group_alive(process.pid) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    assert not group_alive(process.pid)
-    assert not list((store / "artifacts").glob("*/manifest.json"))
+    for moment in MOMENTS:  # each run takes up what the killed ones before it left
+        process = subprocess.Popen(
+            command, stdout=subprocess.PIPE, text=True, env=environment, start_new_session=True
+        )
+        seen = next((line for line in process.stdout if line.startswith(moment)), None)
+        os.kill(process.pid, signal.SIGKILL)  # the process alone: its workers must notice by themselves
+        process.wait()
+        assert seen, f"the run ended before it could be killed at {moment!r}"
+        deadline = time.monotonic() + 10
+        while group_alive(process.pid) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert not group_alive(process.pid)
+        assert not list((store / "artifacts").glob("*/manifest.json"))
     again = execute(CorpusStage("corpus", CorpusConfig(**profile), {}), Store(store), Execution(workers=2))
     assert again.fingerprint == made.fingerprint
     assert hashes(again) == hashes(made)

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from data_pipeline.config import CorpusConfig, PhaseConfig
 from data_pipeline.corpus.base import BaseMismatch
 from data_pipeline.corpus.resolve import SharedFile
-from data_pipeline.corpus.stage import EmptyCorpus
+from data_pipeline.corpus.stage import EmptyCorpus, NotCompared
 from data_pipeline.curriculum.build import PlanError, source_weights
 from data_pipeline.curriculum.cursor import Universe
 from data_pipeline.curriculum.plan import PlannedSource
@@ -95,6 +95,32 @@ def test_a_file_that_is_listed_for_both_is_an_error_that_names_both(files, tmp_p
     ):
         make(tmp_path, section(sources))
     assert not (tmp_path / "store" / "artifacts").exists()
+
+
+def test_an_evaluation_set_out_of_reach_stops_the_run_if_the_profile_says_so(files, tmp_path):
+    exam = {"type": "package", "package": "exam", "version": "1", "archive": "exam-1-py3-none-any.whl"}
+    exam |= {"sha256": "0" * 64, "members": ["*.jsonl"], "format": "jsonl", "domain": "web", "licence": "MIT"}
+    sources = {"web": local(files / "train.jsonl"), "exam": {**exam, "use": "eval"}}
+    with pytest.raises(NotCompared, match=r"sources\.exam: .*out of reach: .*decontamination\.required"):
+        make(tmp_path, section(sources, decontamination={"required": True}), offline=True)
+    events = []
+    made = make(tmp_path, section(sources), offline=True, listeners=[events.append])
+    assert made.summary["skipped"] == ["exam"]
+    assert any("no document is compared with it" in event.text for event in events)
+
+
+def test_items_of_an_evaluation_set_that_cannot_be_read_are_told(files, tmp_path):
+    exam = jsonl(tmp_path / "exam.jsonl", [EXAM[0], "", "  "])
+    sources = {"web": local(files / "train.jsonl"), "exam": local(exam, use="eval")}
+    events = []
+    made = make(tmp_path, section(sources), workers=1, listeners=[events.append])
+    report = json.loads(made.file("decontamination.json").read_text())["exam"]
+    assert report["items"] == 1
+    assert sum(report["unread"].values()) == 2
+    assert any("evaluation set exam: 2 items not read" in event.text for event in events)
+    sources["exam"]["text_field"] = "question"
+    with pytest.raises(NotCompared, match=r"sources\.exam: no item .* \(no_text 3\).*text_field"):
+        make(tmp_path, section(sources), workers=1)
 
 
 def test_the_same_member_of_one_archive_under_two_names_is_noticed(tmp_path, pack):

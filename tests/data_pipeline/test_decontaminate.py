@@ -361,6 +361,11 @@ def test_the_list_is_the_same_however_documents_are_spread_over_ranks(tmp_path):
     assert tables[0] == tables[1]
     assert len(tables[0]) == 20
     assert read_hits(tmp_path / "nowhere").num_rows == 0
+    (tmp_path / "chains").mkdir()
+    (tmp_path / "hits1").rename(tmp_path / "chains" / "prose.en")
+    earlier = tmp_path / "hits3" / "00001.parquet"
+    both = read_hits(tmp_path / "chains", earlier)
+    assert both.num_rows == 20 + pq.read_metadata(earlier).num_rows > 20
 
 
 def test_settings_that_cannot_work_are_refused():
