@@ -8,6 +8,7 @@ import os
 import platform
 import subprocess
 import sys
+from collections import Counter
 from io import BytesIO
 from itertools import pairwise
 from pathlib import Path
@@ -290,7 +291,7 @@ def test_an_evaluation_source_given_to_the_reader_is_refused(tmp_path):
     (tmp_path / "a.txt").write_text("secret")
     source = local(tmp_path / "a.txt", use="eval", filters="")
     found = find.look(source, None, True)
-    assert list(read.texts(source, found)) == [(f"file://{tmp_path}/a.txt#0", "secret")]
+    assert list(read.texts(source, found, Counter())) == [(f"file://{tmp_path}/a.txt#0", "secret")]
     reader = documents.SourceReader(units.units("s", source, found), {"s": source}, 1_000, 1_000, None)
     with pytest.raises(ValueError, match="never becomes documents"):
         list(reader.run(None))
