@@ -1,11 +1,9 @@
 """Licences: what a document is under, and whether that is permitted.
 
-A file of code often says it itself: by an SPDX header, or by the first words of a well-known licence. Only
-these phrases are known here, not the licences' texts. Where it says nothing, its reader may have found a
+A file of code often says it itself (``sources.licences``). Where it says nothing, its reader may have found a
 licence next to it, and else its source's holds.
 """
 
-import re
 from collections.abc import Iterable
 
 from datatrove.data import Document
@@ -13,13 +11,8 @@ from datatrove.pipeline.filters.base_filter import BaseFilter
 from datatrove.pipeline.writers.disk_base import DiskWriter
 from packaging.licenses import InvalidLicenseExpression, canonicalize_license_expression
 
-from data_pipeline.cleaning.licence_phrases import FAMILIES, HINTS
 from data_pipeline.config.rewriting import Licence
-from data_pipeline.sources.licences import UNKNOWN
-
-HEAD = 8_000  # characters in which a file says what it is under
-WORD = re.compile(r"[a-z0-9]+")
-SPDX = re.compile(r"SPDX-License-Identifier:[ \t]*([A-Za-z0-9.+() -]*[A-Za-z0-9.+)])", re.IGNORECASE)
+from data_pipeline.sources.licences import UNKNOWN, stated
 
 
 class BadExpression(ValueError):
@@ -77,26 +70,6 @@ def is_permitted(expression: str, allow: Iterable[str]) -> bool:
         return permitted
 
     return either()
-
-
-def stated(text: str) -> str:
-    """What a file says it is under: SPDX headers if there are any, else the licences it quotes; or "".
-
-    Several are joined by ``AND``: they hold for its parts.
-    """
-    head = text[:HEAD]
-    tags = list(dict.fromkeys(match[1].strip() for match in SPDX.finditer(head) if match[1].strip()))
-    if tags:
-        return tags[0] if len(tags) == 1 else " AND ".join(f"({tag})" for tag in tags)
-    head = head.lower()
-    if not any(hint in head for hint in HINTS):
-        return ""
-    words = f" {' '.join(WORD.findall(head))} "
-    fits = (
-        next((name for name, *phrases in family if all(f" {phrase} " in words for phrase in phrases)), None)
-        for family in FAMILIES
-    )
-    return " AND ".join(dict.fromkeys(name for name in fits if name))
 
 
 class LicenceIsPermitted(BaseFilter):

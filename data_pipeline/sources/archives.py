@@ -142,7 +142,7 @@ def stream_members(
     if name.endswith(ZIP_SUFFIXES):
         with zipfile.ZipFile(seekable(handle)) as archive:
             for member in sorted(wanted):
-                with archive.open(member) as stream:
+                with open_member(archive, member) as stream:
                     yield member, stream
         return
     missing = set(wanted)
@@ -157,6 +157,19 @@ def stream_members(
                 if not missing:
                     return
     raise KeyError(f"no member {min(missing)}")
+
+
+def open_member(archive: zipfile.ZipFile, member: str) -> IO[bytes]:
+    """A member of a zip as a stream.
+
+    Raises:
+        BadZipFile: it is encrypted, or packed in a way that is not known here.
+        KeyError: there is no such member.
+    """
+    try:
+        return archive.open(member)
+    except RuntimeError as error:  # NotImplementedError is one, too
+        raise zipfile.BadZipFile(f"{member}: {error}") from error
 
 
 def plain_name(name: str) -> str:

@@ -9,6 +9,7 @@ from datatrove.pipeline.writers.disk_base import DiskWriter
 from data_pipeline.config.sources import SourceBase
 from data_pipeline.sources.find import digest_of
 from data_pipeline.sources.item import Item
+from data_pipeline.sources.licences import stated
 from data_pipeline.sources.read import read
 from data_pipeline.sources.units import Unit
 
@@ -101,12 +102,15 @@ class SourceReader(PipelineStep):
                 text, changes = storable(item.text)
                 rule, value = verdict(item, text, changes)
                 cut = parts(text, self.max_bytes)
+                about = dict(item.metadata)
+                if len(cut) > 1 and (licence := stated(text)):  # only the first part says it
+                    about["licence_found"] = licence
                 if rule:
                     del cut[1:]  # one reject per item; its beginning is enough to look at
                 for number, piece in enumerate(cut):
                     where = f"{origin}.{number}" if len(cut) > 1 else origin
                     metadata = {
-                        **item.metadata,
+                        **about,
                         "source": unit.source,
                         "domain": source.domain,
                         "language": source.language,
@@ -116,7 +120,7 @@ class SourceReader(PipelineStep):
                         "chain": f"{source.filters}.{source.language}",
                         "shard": f"{written // self.shard_bytes:03d}",
                     }
-                    known = {"about": item.metadata, "found": {"read": changes} if changes else {}}
+                    known = {"about": about, "found": {"read": changes} if changes else {}}
                     if known := {name: value for name, value in known.items() if value}:
                         metadata |= known  # and as JSON, for between the steps there are only texts
                         metadata["decisions"] = json.dumps(known, sort_keys=True)

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
-from data_pipeline.sources.item import Item
+from data_pipeline.sources.item import Item, whole
 from stemma.core.errors import DamagedError
 
 
@@ -17,8 +17,12 @@ def read_factbook(handle: IO[bytes], name: str) -> Iterator[Item]:
     Raises:
         DamagedError: not the JSON that is expected.
     """
+    item = whole(handle)
+    if item.rule:
+        yield item
+        return
     try:
-        country = json.load(handle)
+        country = json.loads(item.text)
         names = country.get("Government", {}).get("Country name", {})
         short, long = (
             names.get(f"conventional {form} form", {}).get("text", "") for form in ("short", "long")
@@ -27,11 +31,11 @@ def read_factbook(handle: IO[bytes], name: str) -> Iterator[Item]:
             (section, [line for field, value in fields.items() for line in outline(value, field)])
             for section, fields in country.items()
         ]
-    except (ValueError, AttributeError) as error:
+        title = plain(long if short in ("", "none") else short) or Path(name).stem.upper()
+    except (ValueError, AttributeError, TypeError, RecursionError) as error:
         raise DamagedError(
             f"{name} is no country of the World Factbook ({error}). It was left as it is."
         ) from error
-    title = plain(long if short in ("", "none") else short) or Path(name).stem.upper()
     for section, lines in sections:
         yield Item(section, f"{title}: {section}\n\n" + "\n".join(lines))
 

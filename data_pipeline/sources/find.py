@@ -93,16 +93,22 @@ def look(source: SourceBase, cache: Path, offline: bool) -> Found:
 
     Raises:
         packages.OutOfReach: it cannot be had now.
-        DamagedError, PackageError, SourceError: it is not what the profile says.
+        DamagedError, PackageError, SourceError: it is not what the profile says, or there is nothing to read.
     """
     if isinstance(source, PackageSource | DebianSource):
-        return look_into_archive(source, cache, offline)
-    if isinstance(source, PythonSource):
-        return look_into_python(source)
-    if isinstance(source, HuggingFaceSource):
-        return look_into_hub(source, offline)
-    assert isinstance(source, LocalSource)
-    return look_into_files(source)
+        found = look_into_archive(source, cache, offline)
+    elif isinstance(source, PythonSource):
+        found = look_into_python(source)
+    elif isinstance(source, HuggingFaceSource):
+        found = look_into_hub(source, offline)
+    else:
+        assert isinstance(source, LocalSource)
+        found = look_into_files(source)
+    if not found.files:
+        what = next(iter(found.facts.values()))  # archive, distribution, URLs or repository
+        cap = f" of at most {source.max_bytes} bytes (`max_bytes`; files are taken whole)"
+        raise SourceError(f"{what}: there is no file to read{cap if source.max_bytes else ''}")
+    return found
 
 
 def look_into_archive(source: PackageSource | DebianSource, cache: Path, offline: bool) -> Found:
@@ -176,11 +182,11 @@ def look_into_files(source: LocalSource) -> Found:
     for url in source.urls:
         system, path = fsspec.core.url_to_fs(url)
         is_folder = system.isdir(path)
-        names = (
-            system.find(path) if is_folder else [name for name in system.glob(path) if system.isfile(name)]
-        )
+        names = system.find(path) if is_folder else system.glob(path)
         suffixes = SUFFIXES[source.format]
         matches = [name for name in names if not is_folder or suits(name, suffixes)]
+        if not is_folder or isinstance(system, LocalFileSystem):  # folders match, too; links may lead nowhere
+            matches = [name for name in matches if system.isfile(name)]
         if not matches:
             wanted = f" that ends in {', '.join(suffixes[:5])}" if is_folder else ""
             raise SourceError(f"{url} matches no file{wanted}")
@@ -196,6 +202,8 @@ def look_into_files(source: LocalSource) -> Found:
     marks = {name: marks[name] for name in files}
     known = licences.of_folders(beside, local_texts) if beside else {}
     identified_by, digest = identify(files, marks)
+    if known:  # what a filter makes of a file depends on the licences beside it
+        digest = digest_of(f"{digest} {sorted(known.items())}")
     facts = {"urls": list(source.urls), "identified_by": identified_by}
     return Found(files, "", digest, facts, marks, known, tuple(tops))
 
@@ -280,7 +288,7 @@ def size_and_mark(system: fsspec.AbstractFileSystem, path: str) -> tuple[int, st
         seconds, nanoseconds = divmod(status.st_mtime_ns, 10**9)
         return status.st_size, f"{status.st_size} bytes, changed at {seconds}.{nanoseconds:09d}"
     info = system.info(path)
-    size = int(info.get("size") or 0)
+    size = 1 if info.get("size") is None else int(info["size"])  # some servers do not say: it is not empty
     keys = ("ETag", "etag", "blob_id", "mtime", "LastModified", "last_modified", "created")
     changed = next((info[key] for key in keys if key in info), "")
     return size, f"{size} bytes, version {changed}"

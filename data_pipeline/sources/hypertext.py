@@ -13,8 +13,8 @@ from typing import IO, Any
 
 from data_pipeline.sources.item import MAX_FILE_BYTES, SHOWN_BYTES, Item, decode
 
-CHARSET = re.compile(r"charset\s*=\s*[\"']?\s*([\w.:-]+)", re.IGNORECASE)
-META = re.compile(rb"<meta[^>]{0,200}?charset\s*=\s*[\"']?\s*([\w.:-]+)", re.IGNORECASE)
+CHARSET = re.compile(r"charset\s*=\s*(?:[\"']\s*)?([\w.:-]+)", re.IGNORECASE)
+META = re.compile(rb"<meta[^>]{0,200}?charset\s*=\s*(?:[\"']\s*)?([\w.:-]+)", re.IGNORECASE)
 META_BYTES = 4_096  # of a page in which its encoding is declared
 XML_DECLARATION = re.compile(r"^\s*<\?xml[^>]*\?>")
 

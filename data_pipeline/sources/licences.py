@@ -1,51 +1,40 @@
-"""What licence a file of source code says it has: by its SPDX line, or by the nearest licence file.
+"""What licence a file has: what it says itself (by an SPDX header, by the words of a well-known licence), or
+what the nearest licence file says.
 
-This finds statements; whether a licence is welcome is for a filter to say.
+This finds statements; whether a licence is welcome is for a filter to say. Only phrases are known here, not
+the licences' texts.
 """
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import PurePosixPath
 
-READ_BYTES = 40_000  # of a licence file; the GPL, the longest, has 35,000
-UNKNOWN = "LicenseRef-unknown"  # there is a licence file, and it is none that is known here
-SPDX = re.compile(rb"SPDX-License-Identifier:[ \t]*([A-Za-z0-9.+()\- \t]+)")
-FILE = re.compile(r"^(?:licen[cs]e|copying|unlicense)(?:[.\-_].*)?$", re.IGNORECASE)
+from data_pipeline.sources.licence_phrases import FAMILIES, HINTS
 
-# words that tell licences apart, lower-case and without commas; of those that begin with the same words, the
-# more special one first
-TEXTS: tuple[tuple[str, tuple[str, ...]], ...] = (
-    ("AGPL-3.0-only", ("gnu affero general public license version 3",)),
-    ("LGPL-3.0-only", ("gnu lesser general public license version 3",)),
-    ("LGPL-2.1-only", ("gnu lesser general public license version 2.1",)),
-    ("LGPL-2.0-only", ("gnu library general public license version 2",)),
-    ("GPL-3.0-only", ("gnu general public license version 3",)),
-    ("GPL-2.0-only", ("gnu general public license version 2",)),
-    ("Apache-2.0", ("apache license version 2.0",)),
-    ("MPL-2.0", ("mozilla public license version 2.0",)),
-    ("EPL-2.0", ("eclipse public license - v 2.0",)),
-    ("PSF-2.0", ("python software foundation license version 2",)),
-    ("CC0-1.0", ("cc0 1.0 universal",)),
-    ("CC-BY-SA-4.0", ("attribution-sharealike 4.0 international",)),
-    ("CC-BY-4.0", ("attribution 4.0 international",)),
-    ("Unlicense", ("this is free and unencumbered software released into the public domain",)),
-    ("BSL-1.0", ("boost software license - version 1.0",)),
-    ("Zlib", ("this software is provided 'as-is'", "altered source versions must be plainly marked")),
-    ("ISC", ("permission to use copy modify and/or distribute this software for any purpose",)),
-    ("ISC", ("permission to use copy modify and distribute this software for any purpose",)),
-    (
-        "MIT",
-        ("permission is hereby granted free of charge", "the above copyright notice and this permission"),
-    ),
-    ("MIT-0", ("permission is hereby granted free of charge",)),
-    ("BSD-3-Clause", ("redistribution and use in source and binary forms", "endorse or promote products")),
-    ("BSD-2-Clause", ("redistribution and use in source and binary forms",)),
-)
+READ_BYTES = 40_000  # of a licence file; the GPL, the longest, has 35,000
+HEAD = 8_000  # characters in which a file says what it is under
+UNKNOWN = "LicenseRef-unknown"  # there is a licence file, and it is none that is known here
+SPDX = re.compile(r"SPDX-License-Identifier:[ \t]*([A-Za-z0-9.+() -]*[A-Za-z0-9.+)])", re.IGNORECASE)
+WORD = re.compile(r"[a-z0-9]+")
+FILE = re.compile(r"^(?:licen[cs]e|copying|unlicense)(?:[.\-_].*)?$", re.IGNORECASE)
 
 
 def is_licence(path: str) -> bool:
     """Whether a file's name is that of a licence."""
     return bool(FILE.match(PurePosixPath(path).name))
+
+
+def recognised(text: str) -> Iterator[tuple[int, str]]:
+    """Place and SPDX identifier of the licences whose words a text has, one per family."""
+    low = text.lower()
+    if not any(hint in low for hint in HINTS):
+        return
+    words = f" {' '.join(WORD.findall(low))} "
+    for family in FAMILIES:
+        for name, *phrases in family:
+            if all(f" {phrase} " in words for phrase in phrases):
+                yield words.index(f" {phrases[0]} "), name
+                break
 
 
 def of_text(text: str) -> str:
@@ -54,19 +43,19 @@ def of_text(text: str) -> str:
     Which versions of a GNU licence are allowed beside the one at hand is said in the files, not in its text:
     the strict reading (``-only``) is given.
     """
-    plain = re.sub(r"[\s,]+", " ", text.lower())
-    fits = [
-        (plain.index(phrases[0]), order, name)
-        for order, (name, phrases) in enumerate(TEXTS)
-        if all(phrase in plain for phrase in phrases)
-    ]
-    return min(fits)[2] if fits else UNKNOWN  # licences name others, but after themselves
+    return min(recognised(text), default=(0, UNKNOWN))[1]  # licences name others, but after themselves
 
 
-def in_file(head: bytes) -> str:
-    """The SPDX expression in a file's first bytes, or ""."""
-    found = SPDX.search(head)
-    return found[1].decode().strip(" \t-") if found else ""
+def stated(text: str) -> str:
+    """What a file says it is under: SPDX headers if there are any, else the licences it quotes; or "".
+
+    Several are joined by ``AND``: they hold for its parts.
+    """
+    head = text[:HEAD]
+    tags = list(dict.fromkeys(match[1].strip() for match in SPDX.finditer(head) if match[1].strip()))
+    if tags:
+        return tags[0] if len(tags) == 1 else " AND ".join(f"({tag})" for tag in tags)
+    return " AND ".join(dict.fromkeys(name for _, name in recognised(head)))
 
 
 def of_folders(

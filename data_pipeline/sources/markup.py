@@ -15,12 +15,15 @@ EMPTY_DIRECTIVES = (
     "|autosummary|automodule|autoclass|autofunction|automethod|raw"
 )
 DIRECTIVE = re.compile(rf"^([ \t]*)\.\.[ \t]+(?:{EMPTY_DIRECTIVES})::", re.IGNORECASE)
-FRONT_MATTER = re.compile(r"\A---[ \t]*\r?\n(?:[^\n]*\n)*?(?:---|\.\.\.)[ \t]*(?:\r?\n|\Z)")
-HTML_COMMENT = re.compile(r"<!--.*?-->[ \t]*\n?", re.DOTALL)
+# a key must come first: a text may begin with a rule, too, and have another one further down
+FRONT_MATTER = re.compile(
+    r"\A---[ \t]*\n(?:(?:#[^\n]*\n)*+[\w\"'][^\n:]*:(?:[ \t][^\n]*)?\n(?:[^\n]*\n)*?)?"
+    r"(?:---|\.\.\.)[ \t]*(?:\n|\Z)"
+)
+COMMENT_END = re.compile(r"-->[ \t]*\n?")
 FENCED = re.compile(
     r"(^[ \t]*(`{3,}|~{3,})[^\n]*\n.*?(?:^[ \t]*\2[`~]*[ \t]*$|\Z))", re.DOTALL | re.MULTILINE
 )
-MANY_BLANKS = re.compile(r"\n{3,}")
 
 
 def read_rst(handle: IO[bytes], name: str) -> Iterator[Item]:
@@ -38,12 +41,13 @@ def strip_rst(text: str) -> str:
             if not line.strip() or indent(line) > skip_deeper_than:
                 continue
             skip_deeper_than = None
-            kept.append("")
+            if kept and kept[-1].strip():
+                kept.append("")
         if DIRECTIVE.match(line):
             skip_deeper_than = indent(line)
             continue
         kept.append(line)
-    return MANY_BLANKS.sub("\n\n", "\n".join(kept))
+    return "\n".join(kept)
 
 
 def indent(line: str) -> int:
@@ -60,6 +64,16 @@ def strip_markdown(text: str) -> str:
     """Remove front matter, and HTML comments outside of fenced code."""
     text = FRONT_MATTER.sub("", text.replace("\r\n", "\n"))
     pieces = FENCED.split(text)  # text, (fence, its marks), text, ...
-    kept = [HTML_COMMENT.sub("", piece) for piece in pieces[0::3]]
+    kept = [without_comments(piece) for piece in pieces[0::3]]
     fences = pieces[1::3]
     return "".join(part for index, piece in enumerate(kept) for part in (piece, *fences[index : index + 1]))
+
+
+def without_comments(text: str) -> str:
+    """A text without its comments, and without the line break that follows one; what does not end stays."""
+    kept: list[str] = []
+    position = 0
+    while (start := text.find("<!--", position)) >= 0 and (end := COMMENT_END.search(text, start + 4)):
+        kept.append(text[position:start])
+        position = end.end()
+    return "".join([*kept, text[position:]])

@@ -1,6 +1,7 @@
 """Jupyter notebooks (nbformat 3 and 4): cells in order, with what they printed, and no images."""
 
 import json
+import re
 from collections.abc import Iterator
 from typing import IO, Any
 
@@ -55,17 +56,8 @@ def blocks(cell: dict[str, Any], language: str) -> Iterator[str]:
 
 
 def fenced(text: str, language: str) -> str:
-    marks = "`" * max(3, longest_run(text) + 1)
+    marks = "`" * (max(map(len, re.findall("`{3,}", text)), default=2) + 1)  # longer than any in it
     return f"{marks}{language}\n{text}\n{marks}"
-
-
-def longest_run(text: str) -> int:
-    """The longest run of backticks, which a fence has to exceed if it is three or more."""
-    longest = run = 0
-    for character in text:
-        run = run + 1 if character == "`" else 0
-        longest = max(longest, run)
-    return longest if longest >= 3 else 0
 
 
 def output_text(output: dict[str, Any]) -> str:

@@ -1,6 +1,7 @@
 """Docstrings of Python modules: technical prose with the signature it explains."""
 
 import ast
+import gc
 import re
 from collections.abc import Iterator
 from typing import IO
@@ -11,18 +12,21 @@ MIN_DOCSTRING = 200  # characters; shorter ones say little more than the name
 
 
 def read_docstrings(handle: IO[bytes], name: str) -> Iterator[Item]:
-    """One text per docstring of a module: qualified name and signature, then the docstring."""
+    """One text per docstring of a module, its classes and functions: name and signature, then docstring."""
     source = whole(handle)
     if source.rule:
         yield source
         return
+    module = re.sub(r"(/__init__)?\.py$", "", name).replace("/", ".")
+    gc.disable()  # a syntax tree has no cycles, and looking for them takes a third of the time
     try:
-        tree = ast.parse(source.text)
-    except (SyntaxError, ValueError, RecursionError) as error:
+        found = list(docstrings(ast.parse(source.text), module))
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:  # the parser's stack, mostly
         yield Item("0", source.text, "not_python", type(error).__name__)
         return
-    module = re.sub(r"(/__init__)?\.py$", "", name).replace("/", ".")
-    yield from docstrings(tree, module)
+    finally:
+        gc.enable()
+    yield from found
 
 
 def docstrings(

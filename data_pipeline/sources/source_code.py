@@ -10,7 +10,7 @@ from pathlib import PurePosixPath
 from typing import IO
 
 from data_pipeline.sources.item import MAX_FILE_BYTES, SHOWN_BYTES, Item, decode
-from data_pipeline.sources.licences import in_file
+from data_pipeline.sources.licences import stated
 
 LANGUAGES = {
     ".ada": "ada", ".adb": "ada", ".ads": "ada", ".agda": "agda", ".asm": "assembly", ".s": "assembly",
@@ -72,7 +72,7 @@ def read_code(handle: IO[bytes], name: str, licence: str = "") -> Iterator[Item]
     Args:
         handle: the file.
         name: its path in the tree, which says its language.
-        licence: of the nearest licence file; an SPDX line in the file itself wins.
+        licence: of the nearest licence file; what the file itself says wins.
     """
     language = language_of(name)
     about = {"path": name, "programming_language": language, "licence_found": licence}
@@ -82,7 +82,7 @@ def read_code(handle: IO[bytes], name: str, licence: str = "") -> Iterator[Item]
         yield Item("0", "", rule, value, about)
         return
     data = handle.read(MAX_FILE_BYTES + 1)
-    about["licence_found"] = in_file(data[:BINARY_HEAD]) or licence
+    about["licence_found"] = stated(data[:BINARY_HEAD].decode("utf-8", errors="replace")) or licence
     rule, value = unwanted(data, name)
     if rule:
         yield Item("0", data[:SHOWN_BYTES].decode("utf-8", errors="replace"), rule, value, about)

@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from typing import IO
 
 CHUNK = 1 << 16
+ZSTD_CHUNK = 1 << 11  # bytes unpacked at a time: what each gives is held, up to 32,000 times as many
 IN_MEMORY = 64_000_000  # bytes; a stream that has to be seekable goes to a temporary file beyond this
 MAGIC = {b"\x1f\x8b": "gz", b"BZh": "bz2", b"\xfd7zXZ\x00": "xz", b"\x28\xb5\x2f\xfd": "zst"}
 SUFFIXES = (".gz", ".bz2", ".xz", ".zst")
@@ -101,7 +102,7 @@ class ZstdStream(io.RawIOBase):
             rest = b""
             if self.frame.eof:
                 rest, self.frame, self.begun = self.frame.unused_data, self.new_frame(), False
-            chunk = rest or self.handle.read(CHUNK // 4)
+            chunk = rest or self.handle.read(ZSTD_CHUNK)
             if not chunk:
                 if self.begun:
                     raise EOFError("the stream ends within a zstd frame")

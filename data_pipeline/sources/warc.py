@@ -4,6 +4,7 @@ The framing is read here: warcio takes the end of a cut-off file for the end of 
 without its end for a whole one.
 """
 
+import re
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -15,6 +16,8 @@ from stemma.core.errors import DamagedError
 
 PAGES = ("text/html", "application/xhtml+xml")
 MAX_HEAD_LINE = 65_536  # bytes; URIs can be long
+DIGITS = re.compile(r"[0-9]{1,18}")
+CHUNK_SIZE = re.compile(rb"[ \t]*([0-9A-Fa-f]{1,16})[ \t]*(?:;[^\r\n]*)?\r\n")
 TEXT_RECORDS = {"response", "conversion", "resource"}  # what was fetched; WET files hold conversions
 
 
@@ -68,7 +71,7 @@ def records(handle: IO[bytes], name: str) -> Iterator[Record]:
             )
         head = read_head(handle)
         length = head.get("content-length", "")
-        if not length.isdecimal():
+        if not DIGITS.fullmatch(length):
             raise DamagedError(f"{name}: record {number} has no Content-Length. It was left as it is.")
         yield read_content(handle, head, int(length))
         number += 1
@@ -161,14 +164,13 @@ def decoded(body: bytes, fields: dict[str, str]) -> bytes:
 def dechunked(body: bytes) -> bytes:
     """Chunks joined; a body that is not chunked (crawlers often store it decoded) is given as it is."""
     chunks: list[bytes] = []
-    rest = body
-    while True:
-        size, separator, rest = rest.partition(b"\r\n")
-        try:
-            length = int(size.split(b";")[0], 16)
-        except ValueError:
-            return body
-        if not length or not separator:
+    position = 0
+    while size := CHUNK_SIZE.match(body, position):
+        start = size.end()
+        end = start + int(size[1], 16)
+        if end == start:
             return b"".join(chunks)
-        chunks.append(rest[:length])
-        rest = rest[length + 2 :]
+        chunks.append(body[start:end])
+        position = end + 2
+    cut_off = len(chunks) > 1 and position >= len(body)
+    return b"".join(chunks) if cut_off else body

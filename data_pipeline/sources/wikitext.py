@@ -12,33 +12,34 @@ from typing import IO
 
 from stemma.core.errors import DamagedError
 
-COMMENT = re.compile(r"<!--.*?-->", re.DOTALL)
+MAX_DEPTH = 100  # of what is nested, as MediaWiki has it (`$wgMaxTemplateDepth`)
+COMMENT = re.compile(r"<!--.*?(?:-->|\Z)", re.DOTALL)
 # what these hold is no running text; <math> goes with them, as its TeX would need its own rendering
 BLOCK_TAGS = "ref|math|gallery|timeline|source|syntaxhighlight|imagemap|score|code|pre|hiero|graph"
-BLOCK = re.compile(rf"<({BLOCK_TAGS})\b[^<>]*?(?<!/)>.*?</\1\s*>", re.DOTALL | re.IGNORECASE)
+BLOCK = re.compile(rf"<({BLOCK_TAGS})\b[^<>]*+(?<!/)>(?:(?!<\1\b).)*?</\1\s*+>", re.DOTALL | re.IGNORECASE)
 BREAK = re.compile(r"<br\s*/?>", re.IGNORECASE)
 TAG = re.compile(r"</?[a-zA-Z][^<>]*>")
-TEMPLATE = re.compile(r"\{\{(?:[^{}]|\{(?!\{)|\}(?!\}))*\}\}")
+TEMPLATE = re.compile(r"\{\{(?:[^{}]|\{(?!\{)|\}(?!\}))*+\}\}")
 TABLE = re.compile(r"\{\|(?:(?!\{\||\|\}).)*?\|\}", re.DOTALL)
 # inline text: {{convert|5|km}}, {{lang|fr|mot}}; every other template is a box, a note or a reference
-CONVERT = re.compile(r"\{\{\s*(?:convert|cvt)\s*\|\s*([^{}|]+)\|\s*([^{}|]+)[^{}]*\}\}", re.IGNORECASE)
-LANG = re.compile(r"\{\{\s*lang\s*\|\s*[^{}|]+\|\s*([^{}|]+)\s*\}\}", re.IGNORECASE)
+CONVERT = re.compile(r"\{\{\s*(?:convert|cvt)\s*\|\s*+([^{}|]++)\|\s*+([^{}|]++)[^{}]*+\}\}", re.IGNORECASE)
+LANG = re.compile(r"\{\{\s*lang\s*\|[^{}|]++\|\s*+([^{}|]++)\}\}", re.IGNORECASE)
 FILE_LINK = re.compile(
     r"\[\[\s*(?:file|image|category|media)\s*:(?:[^\[\]]|\[\[[^\[\]]*\]\])*\]\]", re.IGNORECASE
 )
 INTERWIKI = re.compile(r"\[\[\s*[a-z]{2,3}(?:-[a-z]+)?\s*:[^\[\]]*\]\]")
 LINK = re.compile(r"\[\[(?:[^\[\]|]*\|)?([^\[\]|]*)\]\]")
-EXTERNAL = re.compile(r"\[(?:https?|ftp)://[^\s\]]+\s*([^\]]*)\]")
+EXTERNAL = re.compile(r"\[(?:https?|ftp)://[^\s\[\]]++[ \t]*+((?:[^\[\]\n]|\[(?!https?:|ftp:))*+)\]")
 BARE_EXTERNAL = re.compile(r"\[\s*\]")
 EMPHASIS = re.compile(r"'{2,5}")
 MAGIC = re.compile(r"__[A-Z]+__")
-HEADING = re.compile(r"^(={2,6})\s*(.*?)\s*\1\s*$", re.MULTILINE)
+HEADING = re.compile(r"^(={2,6})(.*?)\1[ \t]*$", re.MULTILINE)
 BACK_MATTER = {
     "see also", "references", "notes", "external links", "further reading", "bibliography", "sources",
     "citations", "footnotes", "notes and references", "references and notes", "works cited", "gallery",
 }  # fmt: skip
-EMPTY_BRACKETS = re.compile(r"\(\s*[,;:\s]*\)")
-SPACE_BEFORE = re.compile(r"[ \t]+([,.;:)])")
+EMPTY_BRACKETS = re.compile(r"\([,;:\s]*\)")
+SPACE_BEFORE = re.compile(r"(?<![ \t])[ \t]+([,.;:)])")
 LEADING_SEPARATOR = re.compile(r"\(\s*[,;]\s*")
 BLANKS = re.compile(r"[ \t\u00a0]{2,}")
 MANY_NEWLINES = re.compile(r"\n{3,}")
@@ -75,11 +76,12 @@ def pages(handle: IO[bytes], name: str) -> Iterator[tuple[str, str]]:
 
 
 def remove_nested(pattern: re.Pattern[str], text: str) -> str:
-    """Remove matches from the innermost outwards, until none is left."""
-    while True:
+    """Remove matches from the innermost outwards, to a depth of ``MAX_DEPTH``."""
+    for _ in range(MAX_DEPTH):
         text, count = pattern.subn("", text)
         if count == 0:
-            return text
+            break
+    return text
 
 
 def to_text(markup: str) -> str:
@@ -110,7 +112,7 @@ def cut_back_matter(text: str) -> str:
     kept.append(lead)
     skip_below = 0  # level of the dropped section, whose subsections go with it
     for index, (marks, title, body) in enumerate(sections):
-        level = len(marks)
+        level, title = len(marks), title.strip()
         if skip_below and level > skip_below:
             continue
         skip_below = level if title.lower() in BACK_MATTER else 0

@@ -53,6 +53,15 @@ def test_a_member_with_a_wrong_checksum_is_refused_by_name(tmp_path, pack):
         archives.Archive(tmp_path / "a.zip").read("a.txt")
 
 
+@pytest.mark.parametrize(("at", "byte"), [(6, 1), (8, 98)], ids=["encrypted", "unknown compression"])
+def test_a_member_that_cannot_be_unpacked_is_refused_by_name(tmp_path, pack, at, byte):
+    raw = bytearray(pack.zip({"a.txt": b"text " * 50}))
+    raw[at] = raw[raw.index(b"PK\x01\x02") + at + 2] = byte  # in both of its heads
+    pack.put(tmp_path / "a.zip", bytes(raw))
+    with pytest.raises(DamagedError, match=r"a\.zip.*a\.txt: .*(password|not supported)"):
+        archives.Archive(tmp_path / "a.zip").read("a.txt")
+
+
 PACKERS = {"xz": lzma.compress, "zst": zstandard.ZstdCompressor().compress, "gz": gzip.compress, "": bytes}
 
 

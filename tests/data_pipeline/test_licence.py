@@ -10,8 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from packaging.licenses import canonicalize_license_expression
 
-from data_pipeline.cleaning.licence import BadExpression, LicenceIsPermitted, is_permitted, stated
+from data_pipeline.cleaning.licence import BadExpression, LicenceIsPermitted, is_permitted
 from data_pipeline.config.rewriting import Licence
+from data_pipeline.sources.licences import stated
 
 ALLOW = ("MIT", "Apache-2.0", "BSD-3-Clause", "GPL-2.0-only WITH Classpath-exception-2.0", "LicenseRef-house")
 
@@ -76,6 +77,10 @@ def test_expressions_are_boolean_algebra(expression, allow):
     [
         ("# SPDX-License-Identifier: MIT\n", "MIT"),
         ("/* SPDX-License-Identifier: MIT WITH LLVM-exception */\n", "MIT WITH LLVM-exception"),
+        (
+            "/* SPDX-License-Identifier: GPL-2.0-only WITH Linux-syscall-note */",
+            "GPL-2.0-only WITH Linux-syscall-note",
+        ),
         ("// spdx-license-identifier: (MIT OR Apache-2.0)\n", "(MIT OR Apache-2.0)"),
         ("<!-- SPDX-License-Identifier: CC0-1.0 -->", "CC0-1.0"),
         ("# SPDX-License-Identifier: MIT\n# SPDX-License-Identifier: A OR B\n", "(MIT) AND (A OR B)"),

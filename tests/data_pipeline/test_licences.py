@@ -37,24 +37,10 @@ def test_a_licence_is_known_by_its_text_though_it_names_others(name, expression)
     assert licences.of_text((COMMON / name).read_text()) == expression
 
 
-@pytest.mark.parametrize(
-    ("head", "expression"),
-    [
-        (
-            b"/* SPDX-License-Identifier: GPL-2.0-only WITH Linux-syscall-note */",
-            "GPL-2.0-only WITH Linux-syscall-note",
-        ),
-        (b"# SPDX-License-Identifier: (MIT OR Apache-2.0)\n#", "(MIT OR Apache-2.0)"),
-        (b"<!-- SPDX-License-Identifier: CC0-1.0 -->", "CC0-1.0"),
-        (b"// no licence here", ""),
-    ],
-)
-def test_an_spdx_line_is_read_out_of_any_comment(head, expression):
-    assert licences.in_file(head) == expression
-
-
 def test_the_nearest_licence_file_counts_and_a_wheel_has_one_for_all():
-    mit = b"Permission is hereby granted, free of charge. The above copyright notice and this permission"
+    mit = (
+        b"Permission is hereby granted, free of charge, to any person ... notice and this permission\nnotice"
+    )
     apache = b"Apache License\nVersion 2.0, January 2004"
     files = {
         "pkg-1.dist-info/licenses/LICENSE": mit,
@@ -73,7 +59,7 @@ def test_the_nearest_licence_file_counts_and_a_wheel_has_one_for_all():
 def test_what_a_reader_found_reaches_the_licence_filter_through_the_drafts(tmp_path):
     """Between reading and filtering there are Parquet rows of texts; the real steps on both sides of them."""
     texts = {
-        "ours": "Permission is hereby granted, free of charge",
+        "ours": "Permission is hereby granted, free of charge, to any person obtaining a copy",
         "theirs": "GNU GENERAL PUBLIC LICENSE\nVersion 3, 29 June 2007",
     }
     for name, text in texts.items():
@@ -96,3 +82,30 @@ def test_what_a_reader_found_reaches_the_licence_filter_through_the_drafts(tmp_p
     decisions = json.loads(document.metadata["decisions"])
     assert decisions["about"] == {"licence_found": "MIT-0", "path": "ours/a.c", "programming_language": "c"}
     assert decisions["found"] == {"licence": "reader"}
+
+
+def test_every_part_of_a_long_file_is_under_what_its_head_says(tmp_path):
+    """Only the first part has the header, and the others would pass as what their source is under."""
+    (tmp_path / "a.txt").write_text("# SPDX-License-Identifier: GPL-3.0-only\n" + "x = 1\n" * 1_000)
+    about = {"domain": "code", "licence": "MIT", "filters": "code", "format": "text"}
+    source = LocalSource(urls=(str(tmp_path / "a.txt"),), **about)
+    work = units("s", source, look(source, None, True))
+    parts = list(SourceReader(work, {"s": source}, 1_000, 10_000, RejectWriter(tmp_path / "read")).run(None))
+    assert len(parts) == 7
+    (step,) = TypeAdapter(Chain).validate_python([{"licence": {"allow": ["MIT"]}}])
+    kept = iter(parts)
+    for each in build_chain((step,), "en", tmp_path / "rejects", tmp_path / "tallies"):
+        kept = each.run(kept, 0, 1)
+    assert list(kept) == []
+
+
+def test_a_licence_file_that_changes_makes_another_corpus(tmp_path):
+    """What the licence filter keeps depends on it, though no file that is read has changed."""
+    (tmp_path / "a.c").write_text("int a;\n")
+    (tmp_path / "COPYING").write_text("GNU GENERAL PUBLIC LICENSE\nVersion 3, 29 June 2007")
+    about = {"domain": "code", "licence": "MIT", "filters": "code", "format": "code"}
+    source = LocalSource(urls=(str(tmp_path),), **about)
+    before = look(source, None, True).digest
+    assert look(source, None, True).digest == before
+    (tmp_path / "COPYING").write_text("Apache License\nVersion 2.0, January 2004")
+    assert look(source, None, True).digest != before

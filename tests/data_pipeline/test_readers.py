@@ -4,6 +4,7 @@ import bz2
 import gzip
 import io
 import json
+import time
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -21,9 +22,10 @@ from data_pipeline.sources import (
     readers,
     source_code,
     streams,
+    warc,
     wikitext,
 )
-from data_pipeline.sources.hypertext import html_to_text, read_html
+from data_pipeline.sources.hypertext import charset_of, html_to_text, read_html
 from stemma.core.errors import DamagedError
 
 MARKUP = """{{Infobox person | name = [[Ada]] | born = {{birth date|1815|12|10}} }}
@@ -188,7 +190,12 @@ def test_docstrings_come_with_their_name_and_signature():
     (found,) = pydoc.read_docstrings(opened(module.encode()), "pkg/__init__.py")
     assert found.row == "pkg.A.f"
     assert found.text.startswith("pkg.A.f(self, x: int=3)\n\nSays something.")
-    assert [broken.rule for broken in pydoc.read_docstrings(opened(b"def ("), "x.py")] == ["not_python"]
+    for broken in (
+        b"def (",
+        b"not " * 100_000 + b"x",
+        b"def f(x=" + b"1+" * 900 + b'1):\n    "' + b"y" * 300 + b'"',
+    ):
+        assert [each.rule for each in pydoc.read_docstrings(opened(broken), "x.py")] == ["not_python"]
 
 
 def test_a_country_becomes_outlines_by_section():
@@ -202,8 +209,9 @@ def test_a_country_becomes_outlines_by_section():
     items = list(factbook.read_factbook(opened(json.dumps(country).encode()), "x/fr.json"))
     assert items[1].row == "Geography"
     assert items[1].text == "Freedonia: Geography\n\nClimate: mild & wet\nArea: note: small\n  total: 5 sq km"
-    with pytest.raises(DamagedError, match=r"fr\.json"):
-        list(factbook.read_factbook(opened(b"[1]"), "x/fr.json"))
+    for broken in (b"[1]", b'{"Government": {"Country name": {"conventional short form": {"text": 1}}}}'):
+        with pytest.raises(DamagedError, match=r"fr\.json"):
+            list(factbook.read_factbook(opened(broken), "x/fr.json"))
 
 
 ENGRAM = {
@@ -307,6 +315,52 @@ def test_markdown_loses_front_matter_and_comments_but_not_those_in_code():
         "---\ntitle: x\n---\n# T\n<!-- no -->\nText\n\n```html\n<!-- yes -->\n---\n```\n\n---\nrule above\n"
     )
     assert markup.strip_markdown(text) == "# T\nText\n\n```html\n<!-- yes -->\n---\n```\n\n---\nrule above\n"
+
+
+def test_a_rule_at_the_beginning_is_no_front_matter():
+    for text in ("---\n\nA: text\n\n---\nmore\n", "---\nSome words.\n---\n", "---\nhttp://a.b\n---\n"):
+        assert markup.strip_markdown(text) == text
+    assert markup.strip_markdown("---\n# about: x\ntitle:\n  y\n...\nText\n") == "Text\n"
+    assert markup.strip_markdown("---\n---\nText\n") == "Text\n"
+
+
+def test_blank_lines_of_code_stay_where_a_directive_goes():
+    code = "Text::\n\n   def f():\n       pass\n\n\n   def g():\n       pass\n"
+    assert markup.strip_rst(f".. index:: x\n\n{code}\n.. toctree::\n\n   a\n\nEnd.\n") == f"{code}\nEnd.\n"
+
+
+@pytest.mark.parametrize(
+    "read",
+    [
+        lambda: markup.strip_markdown("<!--" * 100_000),
+        lambda: markup.strip_markdown("---\na: b\n" * 50_000),
+        lambda: wikitext.to_text("<ref>x" * 100_000),
+        lambda: wikitext.to_text("<!-- x" * 100_000),
+        lambda: wikitext.to_text("{{" * 20_000 + "}}" * 20_000),
+        lambda: wikitext.to_text("{{convert|" + " " * 100_000),
+        lambda: wikitext.to_text("{{lang|fr|" + " " * 100_000),
+        lambda: wikitext.to_text("[http://a b " * 50_000),
+        lambda: wikitext.to_text("[http://a" * 50_000),
+        lambda: wikitext.to_text("==" + " " * 100_000 + "x"),
+        lambda: wikitext.to_text("a" + " " * 100_000 + "x"),
+        lambda: wikitext.to_text("(" + " " * 100_000 + "x"),
+        lambda: charset_of("text/html; charset=" + " " * 100_000 + ";"),
+        lambda: warc.dechunked(b"1\r\nx\r\n" * 300_000),
+        lambda: list(notebooks.fenced("`` " * 200_000, "")),
+    ],
+)
+def test_time_is_linear_in_what_is_made_to_take_long(read):
+    start = time.process_time()
+    read()
+    assert time.process_time() - start < 3
+
+
+def test_chunks_of_a_response_are_joined_and_what_is_none_is_left():
+    body = b"4\r\nWiki\r\n6;name=x\r\npedia \r\n A \r\nin chunks.\r\n0\r\n\r\n"
+    assert warc.dechunked(body) == b"Wikipedia in chunks."
+    assert warc.dechunked(body[:-12]) == b"Wikipedia in ch"  # cut off by the crawler
+    for plain in (b"", b"<html>", b"10\r\ntext", b"-2\r\ntext", b"4\r\nWikipedia"):
+        assert warc.dechunked(plain) == plain
 
 
 @given(st.text(alphabet="`~<!->ab\n ", max_size=120))

@@ -122,6 +122,29 @@ def test_small_local_files_are_identified_by_their_content(tmp_path):
     assert find.look(source, None, True).digest != before.digest
 
 
+def test_a_source_without_anything_to_read_is_an_error_that_names_it(tmp_path):
+    (tmp_path / "a.txt").write_text("too large")
+    with pytest.raises(find.SourceError, match=r"a\.txt.*no file to read of at most 5 bytes"):
+        find.look(local(tmp_path / "a.txt", max_bytes=5), None, True)
+
+
+def test_links_that_lead_nowhere_are_no_files(tmp_path):
+    (tmp_path / "a.txt").write_text("text")
+    (tmp_path / "b.txt").symlink_to(tmp_path / "gone")
+    assert [item.text for _, item in items_of(local(tmp_path))] == ["text"]
+
+
+def test_a_file_of_which_the_server_does_not_say_the_size_is_read(monkeypatch):
+    memory = fsspec.filesystem("memory")
+    memory.pipe("/stemma_sizes/a.txt", b"text")
+    told = type(memory).info
+    monkeypatch.setattr(type(memory), "info", lambda *given, **more: {**told(*given, **more), "size": None})
+    try:
+        assert [item.text for _, item in items_of(local("memory://stemma_sizes/a.txt"))] == ["text"]
+    finally:
+        memory.rm("/stemma_sizes", recursive=True)
+
+
 def test_large_local_files_are_identified_by_size_and_time(tmp_path, monkeypatch):
     monkeypatch.setattr(find, "HASHED_BYTES", 5)
     (tmp_path / "a.txt").write_text("longer")
@@ -167,7 +190,7 @@ def test_an_installed_tree_is_read_as_source_code_with_its_licences(tmp_path):
     assert all("/hypothesis/vendor/" in origin for origin, _ in by_rule["vendored"])
     tree = tmp_path / "tree"
     (tree / "src").mkdir(parents=True)
-    mit = "Permission is hereby granted, free of charge.\nThe above copyright notice and this\npermission"
+    mit = "Permission is hereby granted, free of charge, to any\nperson ... and this permission\nnotice"
     (tree / "LICENSE").write_text(mit)
     (tree / "src" / "a.c").write_text("int a;\n")
     (tree / "src" / "b.c").write_text("/* SPDX-License-Identifier: Zlib */\nint b;\n")
