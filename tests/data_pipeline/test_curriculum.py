@@ -209,7 +209,7 @@ def test_an_edit_that_cannot_be_carried_out_is_refused(
 @pytest.mark.parametrize("ranks", range(1, 65))
 def test_every_data_parallel_size_sees_the_same_stream(ranks: int) -> None:
     """Each rank computes its equal run of every batch's rows alone, from a plan read back from its file."""
-    batch = 64 * 3 * 5 * 7 if ranks in (1, 2, 3, 5, 7) else ranks * 2
+    batch = 2 * 3 * 5 * 7 if ranks in (1, 2, 3, 5, 7) else ranks * 2
     tokens = batch * 16 * 2
     plan = build_plan(config(phase(tokens=tokens), batch=batch, max_epochs=10**6), sources())
     copy = plan_from_json(json.loads(json.dumps(plan.to_json())), Path("plan.json"))
@@ -247,9 +247,7 @@ def test_a_trillion_tokens_over_a_hundred_sources_is_exact_small_and_quick() -> 
     began = time.perf_counter()
     for sample in range(middle, middle + 1000):
         at = plan.locate(sample)
-        assert (
-            sample in plan.samples_reading(at.source, at.start_token + 1, at.start_token + 2) or sample % 100
-        )
+        assert sample in plan.samples_reading(at.source, at.start_token + 1, at.start_token + 2)
     assert time.perf_counter() - began < 10  # 1.3 s here, nearly all of it the inverse
 
 
@@ -608,9 +606,7 @@ def test_the_most_particular_exception_is_a_tier_s_cap() -> None:
 def test_what_one_phase_may_repeat_more_often_the_next_may_not_go_on_with() -> None:
     often = phase(tokens=1_664, weights={"maths": 1}, max_epochs={"maths": 9})
     assert build_plan(config(often, max_epochs=2), sources()).cursors()["maths"].epoch == 2
-    with pytest.raises(
-        PlanError, match=r"maths: asked 8 .*, available 0 .* it is in its 3rd"
-    ):
+    with pytest.raises(PlanError, match=r"maths: asked 8 .*, available 0 .* it is in its 3rd"):
         build_plan(config(often, phase("more", 128, weights={"maths": 1}), max_epochs=2), sources())
 
 

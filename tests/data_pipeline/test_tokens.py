@@ -206,9 +206,8 @@ def test_documents_are_in_an_order_of_the_seed_not_of_their_ids(
         return pq.read_table(Tokens(artifact.path).shard("lib").sidecar).column("id").to_pylist()
 
     config = CONFIG.model_copy(update={"seed": 4})
-    other = execute(
-        TokensStage("tokens", config, {"corpus": corpus, "tokenizer": tokenizer}), Store(tmp_path)
-    )
+    stage = TokensStage("tokens", config, {"corpus": corpus, "tokenizer": tokenizer})
+    other = execute(stage, Store(tmp_path), Execution(workers=1))
     assert sorted(order(tokens)) == sorted(order(other))
     assert order(tokens) != order(other) != sorted(order(other))
 
@@ -349,7 +348,7 @@ def test_packed_shards_hold_the_same_tokens_and_cut_fewer_documents(
     """The pieces of every document, put together by the sidecar, are the document as written unpacked."""
     config = CONFIG.model_copy(update={"packing": "best_fit", "sequence_chunk": 4096, "packing_length": 1024})
     stage = TokensStage("tokens", config, {"corpus": corpus, "tokenizer": tokenizer})
-    packed = execute(stage, Store(tmp_path), Execution(workers=2))
+    packed = execute(stage, Store(tmp_path), Execution(workers=1))
     megatron = pytest.importorskip("megatron.core.datasets.indexed_dataset")
     dataset = megatron.IndexedDataset(str(packed.path / "train" / "lib"))
     plain, shard = Tokens(tokens.path).shard("lib"), Tokens(packed.path).shard("lib")
