@@ -181,12 +181,12 @@ def stage_phases(profile: Plannable) -> Iterator[tuple[str, TrainingConfig, list
             [
                 PhasePlan(
                     sequence_length=phase.sequence_length,
-                    tokens=phase.tokens // plan.batch_tokens * plan.batch_tokens,
+                    tokens=steps * plan.batch_tokens,
                     sequences_per_step=plan.batch_tokens // phase.sequence_length,
-                    steps=phase.tokens // plan.batch_tokens,
+                    steps=steps,
                     rope_theta=bases.get(phase.sequence_length, stage_base),
                 )
-                for phase in curriculum.phases
+                for phase, steps in plan.stretches
             ],
         )
     written = max(task.max_new_tokens * task.max_turns for task in profile.rl.tasks.values())

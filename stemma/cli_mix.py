@@ -149,7 +149,7 @@ def mix_sides(store: Store, name: str) -> "Mapping[str, Side]":
     Raises:
         StemmaError: it is none of them.
     """
-    from data_pipeline.inspection.difference import side_of_curriculum, side_of_mix
+    from data_pipeline.inspection.difference import side_of_config, side_of_mix
     from data_pipeline.inspection.mix import mix_tables, stage_mix
     from stemma.pipeline import RUN_RECORD, open_run
     from stemma.profile import TRAINING_STAGES, load_profile, profile_names
@@ -168,10 +168,7 @@ def mix_sides(store: Store, name: str) -> "Mapping[str, Side]":
         profile = load_profile(name)
         domains = {source: config.domain for source, config in profile.data.sources.items()}
         domains |= dict.fromkeys(profile.trajectories.families, "agent")
-        return {
-            stage: side_of_curriculum(getattr(profile.curriculum, stage), domains)
-            for stage in TRAINING_STAGES
-        }
+        return {stage: side_of_config(profile.plan_stage(stage), domains) for stage in TRAINING_STAGES}
     raise StemmaError(
         f"{name!r} is neither a run in {store.root}, nor a plan artifact's folder, nor a profile; "
         f"profiles are: {', '.join(profile_names())}"

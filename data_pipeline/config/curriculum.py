@@ -138,6 +138,20 @@ class PlanConfig(Config):
         """The changes of the mix, in order."""
         return self.curriculum.edits
 
+    @property
+    def stretches(self) -> list[tuple[PhaseConfig, int]]:
+        """Phases as they are carried out, each with its optimizer steps: an edit ends the phase it comes in,
+        and its own follow."""
+        made = [(phase, phase.tokens // self.batch_tokens) for phase in self.curriculum.phases]
+        for edit in self.edits:
+            kept, left = [], edit.at_step
+            for phase, steps in made:
+                taken = min(steps, left)
+                left -= taken
+                kept += [(phase, taken)] if taken else []
+            made = kept + [(phase, phase.tokens // self.batch_tokens) for phase in edit.phases]
+        return made
+
     def edited(self, edit: PlanEdit) -> "PlanConfig":
         """The config with one more edit, validated as a whole.
 

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from data_pipeline.config import CurriculumConfig
+from data_pipeline.config import PlanConfig
 from data_pipeline.inspection.mix import StageMix
 
 ALL = ""  # stands for a domain's sum among its sources
@@ -78,25 +78,26 @@ def side_of_mix(mix: StageMix) -> Side:
     return Side(phases, shares)
 
 
-def side_of_curriculum(curriculum: CurriculumConfig, domains: Mapping[str, str]) -> Side:
+def side_of_config(config: PlanConfig, domains: Mapping[str, str]) -> Side:
     """A stage as a profile asks for it: no tokens are there yet, so a domain's sources are not known.
 
     Args:
-        curriculum: the stage's phases. Edits are not looked at: without steps of a batch they have no place.
+        config: the stage's phases, batch and edits.
         domains: domain of each source of the profile.
     """
+    phases = [(phase, steps * config.batch_tokens) for phase, steps in config.stretches]
     tokens: dict[tuple[str, str], float] = defaultdict(float)
-    for phase in curriculum.phases:
+    for phase, planned in phases:
         total = sum(phase.weights.values())
         for name, weight in phase.weights.items():
-            amount = phase.tokens * weight / total
+            amount = planned * weight / total
             domain = domains.get(name, domains.get(name.rpartition(".")[0], name))
             tokens[domain, ALL] += amount
             if domain != name:
                 tokens[domain, name] += amount
-    budget = sum(phase.tokens for phase in curriculum.phases)
+    budget = sum(planned for _, planned in phases)
     shares = {key: Share(round(amount), amount / budget) for key, amount in tokens.items()}
-    return Side([(phase.name, phase.tokens, phase.sequence_length) for phase in curriculum.phases], shares)
+    return Side([(phase.name, planned, phase.sequence_length) for phase, planned in phases], shares)
 
 
 def compare_sides(left: Mapping[str, Side], right: Mapping[str, Side]) -> list[StageDifference]:

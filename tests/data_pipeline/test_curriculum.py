@@ -136,6 +136,8 @@ def test_an_edit_keeps_the_steps_before_it_and_repeats_and_loses_nothing(
     step = data.draw(st.integers(1, before.total_steps))
     phases = [phase(f"new{n}", 128 * steps, L, weights=w) for n, (L, steps, w) in enumerate(second)]
     after = edit_plan(before, step, phases, wanted)
+    stretches = wanted.edited(PlanEdit(at_step=step, phases=tuple(phases))).stretches
+    assert [(made.name, made.steps) for made in after.phases] == [(p.name, steps) for p, steps in stretches]
     kept = before.planned(step).counts
     samples = sum(count.samples for count in kept.values())
     assert after.planned(step).counts == kept

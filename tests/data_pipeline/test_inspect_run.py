@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 from data_pipeline.cleaning.lines import LineRules
 from data_pipeline.config import cleaning
 from data_pipeline.curriculum.plan import Plan
-from data_pipeline.inspection.difference import compare_sides, rows_of, side_of_curriculum, side_of_mix
+from data_pipeline.inspection.difference import compare_sides, rows_of, side_of_config, side_of_mix
 from data_pipeline.inspection.mix import mix_tables
 from data_pipeline.inspection.rejects import document_text, find_clusters, find_rejects, matching, reservoir
 from data_pipeline.inspection.render import render_difference, render_mix
@@ -244,8 +244,8 @@ def test_a_reservoir_keeps_as_many_as_asked_in_order(rows: int, count: int, seed
 def test_two_mixes_stand_side_by_side(run: dict[str, Artifact]) -> None:
     sides = {mix.stage: side_of_mix(mix) for mix in mix_tables(run)}
     assert all(stage.equal for stage in compare_sides(sides, sides))
-    asked = curriculum((2_944, 16, {"web": 0.5, "notes": 0.25, "stem": 0.25}))
-    profile = {"commonsense": side_of_curriculum(asked.curriculum, {"notes": "web", "sums": "stem"})}
+    asked = curriculum((2_999, 16, {"web": 0.5, "notes": 0.25, "stem": 0.25}))  # 46 whole steps
+    profile = {"commonsense": side_of_config(asked, {"notes": "web", "sums": "stem"})}
     first, second = compare_sides(sides, profile)
     rows = {(domain, source): (left, right) for domain, source, left, right in rows_of(first)}
     left, right = rows["web", ""]
