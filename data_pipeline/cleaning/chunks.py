@@ -8,6 +8,7 @@ it, leave possible. The algorithm is spaCy's (``spacy/tokenizer.pyx``: ``_split_
 """
 
 import re
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache
 from itertools import pairwise
@@ -127,18 +128,18 @@ class Chunks:
                 for left, right in pairwise(pattern):
                     self.pairs.setdefault((left[-1], right[0]), set()).add((left, right))
 
-    def split(self, run: str) -> tuple[Sequence[str], bool]:
+    def split(self, run: str) -> tuple[list[str], bool]:
         """The words of a chunk, or of chunks with single spaces between that have to be seen together.
 
         Returns:
             The words, and whether spaCy's last pass finds a special case among them.
         """
-        words: Sequence[str] = ()
+        words: list[str] = []
         borders: list[int] = []  # first word of each chunk but the first
         for chunk in run.split(" "):
             if words:
                 borders.append(len(words))
-            words = [*words, *self.affixes(chunk, self.rules)] if words else self.affixes(chunk, self.rules)
+            words += self.affixes(chunk, self.rules)
         matches = [
             (start, start + len(pattern))
             for start, word in enumerate(words)
@@ -156,7 +157,7 @@ class Chunks:
         seen: set[int] = set()
         chosen: dict[int, int] = {}
         for start, end in sorted(matches, key=lambda match: (match[0] - match[1], match[0])):
-            whole = not any(start < border < end for border in borders)
+            whole = bisect_right(borders, start) == bisect_left(borders, end)
             if whole and start not in seen and end - 1 not in seen:
                 chosen[start] = end
             seen.update(range(start, end))
@@ -175,7 +176,7 @@ class Chunks:
             for end, start in self.pairs.get((left[-1], right[0]), ())
         )
 
-    def affixes(self, text: str, rules: dict[str, tuple[str, ...]]) -> Sequence[str]:
+    def affixes(self, text: str, rules: dict[str, tuple[str, ...]]) -> list[str]:
         """Words after prefixes, suffixes and infixes are split off, before the last pass."""
         before: list[str] = []
         after: list[str] = []

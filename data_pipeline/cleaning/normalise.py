@@ -14,7 +14,8 @@ prose of technical and of web text (what is neither ``delimited`` nor ``is_laid_
     blank_lines   at most so many in a row; none at the ends
 
 Never touched: quotes, dashes, full-width characters, superscripts, anything else that NFKC would fold.
-The result is a fixed point: normalising it again changes nothing.
+The result is a fixed point: normalising it again changes nothing (unless repairs uncover others more than
+``ROUNDS`` times).
 """
 
 import html
@@ -70,7 +71,7 @@ LIGATURES = dict(
     zip("\ufb00\ufb01\ufb02\ufb03\ufb04\ufb05\ufb06", ["ff", "fi", "fl", "ffi", "ffl", "st", "st"])
 )
 TYPOGRAPHIC = re.compile("[\u00a0\ufb00-\ufb06]")
-SPACES = re.compile(r"[ \t]+(?=\n|\Z)")
+SPACES = re.compile(r"(?<![ \t])[ \t]+(?=\n|\Z)")
 # what some repair of a non-ASCII text begins with, apart from mojibake and composition
 SUSPECT = re.compile(
     "[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\xa0\u00ad\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufb00-\ufb06\ufeff"
@@ -108,9 +109,9 @@ def everywhere(text: str, mode: str, counts: Counter[str]) -> str:
     if "\x00" in text:
         counts["control"] += text.count("\x00")
         text = text.replace("\x00", "")
-    while text.startswith("\ufeff"):
-        counts["invisible"] += 1
-        text = text[1:]
+    if text.startswith("\ufeff"):
+        counts["invisible"] += len(text) - len(text.lstrip("\ufeff"))
+        text = text.lstrip("\ufeff")
     if "\r" in text:
         text = count(LINE_END, "\n", text, "line_ends", counts)
         # a lone \r can be part of a string, or (in docstrings) what is left of \rightarrow
@@ -148,8 +149,10 @@ def repair_lines(text: str, mode: str, looked_for: list[Any], counts: Counter[st
     for start, end in lines_with(text, looked_for):
         if is_laid_out(text, start, end):
             continue
-        position = start
-        for left, right in (*spans[bisect_right(ends, start) :], (len(text) + 1, 0)):
+        position, place = start, bisect_right(ends, start)
+        while position < end:
+            left, right = spans[place] if place < len(spans) else (end, end)
+            place += 1
             stop = min(left, end)
             if position < stop:
                 piece = repair(text[position:stop], mode, entities, one_direction, counts)
@@ -158,8 +161,6 @@ def repair_lines(text: str, mode: str, looked_for: list[Any], counts: Counter[st
                 pieces += [text[done:position], piece]
                 done = stop
             position = max(position, right)
-            if left >= end or position >= end:
-                break
     return "".join([*pieces, text[done:]])
 
 

@@ -72,7 +72,7 @@ SECRETS: dict[str, re.Pattern[str]] = {
     "google_key": re.compile(r"\bAIza[A-Za-z0-9_-]{35}(?![\w-])"),
     "stripe_key": re.compile(r"\b[rs]k_live_[A-Za-z0-9]{20,250}\b"),
     "openai_key": re.compile(
-        r"\bsk-(?:proj-|ant-[a-z0-9]{3,8}-)?(?=[A-Za-z_-]*\d)[A-Za-z0-9_-]{32,250}(?![\w-])"
+        r"\bsk-(?:proj-|ant-[a-z0-9]{3,8}-)?(?=[A-Za-z_-]{0,249}\d)[A-Za-z0-9_-]{32,250}(?![\w-])"
     ),
     "huggingface_token": re.compile(r"\bhf_[A-Za-z]{34}\b"),
     "npm_token": re.compile(r"\bnpm_[A-Za-z0-9]{36}\b"),

@@ -116,7 +116,6 @@ class FineWeb(BatchFilter):
     ) -> None:
         super().__init__(language, exclusion_writer)
         self.options = options or cleaning.FineWeb()
-        self.endings = tuple(TERMINAL_PUNCTUATION)
 
     def judge(self, documents: list[Document], words: Lexicon) -> list[Verdict | None]:
         verdicts = [self.line_rule(document.text) for document in documents]

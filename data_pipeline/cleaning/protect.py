@@ -28,7 +28,7 @@ LAID_OUT = re.compile(
     | [ \t]*[|+╔╠╚═│┌├└─]                            # a table's row or border
     | [^\n]*[ \t]\|[ \t]                             # cells
     | [^\n]*(?:[^\s.!?:;][ ]{2}|\S[ ]{3,}|\S[ ]*\t[ \t]*)\S  # columns
-    | [ \t]*[=~^"'*#+-]{2,}[ \t=~^"'*#+-]*$          # an underline, or a border of several
+    | [ \t]*[=~^"'*#+-]{2}[ \t=~^"'*#+-]*+$           # an underline, or a border of several
     """,
     re.VERBOSE,
 )
@@ -98,7 +98,9 @@ class Closers:
 
     def _opens_line(self, start: int, allowed: str) -> bool:
         """Whether a mark has only ``allowed`` before it in its line."""
-        return not self.text[self.text.rfind("\n", 0, start) + 1 : start].strip(allowed)
+        while start and self.text[start - 1] in allowed:
+            start -= 1
+        return not start or self.text[start - 1] == "\n"
 
     def _is_fence(self, opener: re.Match[str], value: str) -> bool:
         """Three or more at the start of a line; after backticks, no further one in it (CommonMark 4.5)."""
@@ -131,9 +133,8 @@ class Closers:
     def _environment_end(self, name: str, start: int) -> int:
         """After the ``\\end`` of it, environments of the same name inside counted; or the end of the text."""
         depth = 1
-        if f"environment {name}" not in self.missing:
-            for mark in re.finditer(rf"\\(begin|end)\{{{re.escape(name)}\}}", self.text[start:]):
-                depth += 1 if mark[1] == "begin" else -1
-                if not depth:
-                    return start + mark.end()
+        for mark in re.compile(rf"\\(begin|end)\{{{re.escape(name)}\}}").finditer(self.text, start):
+            depth += 1 if mark[1] == "begin" else -1
+            if not depth:
+                return mark.end()
         return len(self.text)

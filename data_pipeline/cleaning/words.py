@@ -5,10 +5,12 @@ a chunk needs to be split only once per process. Filters get a batch of texts as
 what they ask of a word (its length, whether it has a letter) is computed once per word and kept beside it.
 """
 
+import re
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
@@ -25,6 +27,7 @@ MAX_CHUNKS = 500_000  # different chunks kept; about 200 MB
 MAX_CHARACTERS = 32_000_000  # of these chunks
 REMEMBERED = 8_000_000  # characters of texts whose words are kept for the filters after this one
 
+CHUNK = re.compile(r"\S+")  # as ``str.split`` sees them
 PLAIN, PERIOD, PUNCTUATION = range(3)  # what a word is to the sentence splitter
 
 
@@ -185,8 +188,9 @@ class Lexicon:
         """The chunks, those in doubt joined with what they touch, if a single space is all between them."""
         assert self.splitter is not None
         touching = self.splitter.touching
+        spans = [match.span() for match in CHUNK.finditer(text)]
         joined: list[str] = []
-        done, rest = 0, text  # chunks that are in `joined`; the text from there on
+        done = 0  # chunks that are in `joined`
         for doubt in doubts:
             if doubt < done:
                 continue  # part of the last run
@@ -196,19 +200,13 @@ class Lexicon:
             while last + 1 < len(pieces) and touching(pieces[last], pieces[last + 1]):
                 last += 1
             joined += pieces[done:first]
-            rest = rest.split(None, first - done)[-1]
-            run = pieces[first]
-            end = rest.index(run) + len(run)
-            for piece in pieces[first + 1 : last + 1]:
-                start = rest.index(piece, end)
-                if rest[end:start] == " ":
-                    run = f"{run} {piece}"
-                else:
-                    joined.append(run)
-                    run = piece
-                end = start + len(piece)
-            joined.append(run)
-            done, rest = last + 1, rest[end:]
+            begin = spans[first][0]
+            for (_, end), (start, _) in pairwise(spans[first : last + 1]):
+                if text[end:start] != " ":
+                    joined.append(text[begin:end])
+                    begin = start
+            joined.append(text[begin : spans[last][1]])
+            done = last + 1
         return joined + pieces[done:]
 
     def _number(self, word: str) -> int:

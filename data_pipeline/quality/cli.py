@@ -6,6 +6,7 @@ from typing import Any
 
 from pydantic import ValidationError
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from data_pipeline.config.quality import EndpointConfig
@@ -78,7 +79,8 @@ def check_files(files: Sequence[Path], corpus: Path, taxonomy: Taxonomy, console
     if not found["agreement"]:
         console.print("No two annotators labelled the same document: their agreement is unknown.")
     for pair in found["agreement"]:
-        table = Table(title=f"Agreement of {' and '.join(pair['annotators'])}: {pair['documents']} documents")
+        who = escape(" and ".join(pair["annotators"]))  # as the label files call them
+        table = Table(title=f"Agreement of {who}: {pair['documents']} documents")
         for head in ("question", "n", "Cohen's kappa"):
             table.add_column(head, justify="left" if head == "question" else "right")
         for name, entry in pair["questions"].items():

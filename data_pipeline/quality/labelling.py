@@ -5,6 +5,7 @@ of document, taxonomy, prompt and model. A run that dies loses only what was und
 paid for again, failures included, whatever run or corpus asks for the document next.
 """
 
+import errno
 import hashlib
 import json
 import os
@@ -64,13 +65,21 @@ class AnswerLog:
             self.answers[row["key"]] = Answer(**row["answer"])
 
     def add(self, key: str, answer: Answer, **facts: Any) -> None:
-        """Append an answer; on disk when this returns."""
+        """Append an answer; on disk when this returns.
+
+        Raises:
+            OSError: it cannot be written, as when the disk is full; the file is as it was before.
+        """
         line = json.dumps({"key": key, **facts, "answer": asdict(answer)}, ensure_ascii=False) + "\n"
+        raw = line.encode()
         with self._lock:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             descriptor = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
             try:
-                os.write(descriptor, line.encode())
+                size = os.fstat(descriptor).st_size
+                if os.write(descriptor, raw) < len(raw):  # what there was room for
+                    os.ftruncate(descriptor, size)
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.path))
                 os.fsync(descriptor)
             finally:
                 os.close(descriptor)

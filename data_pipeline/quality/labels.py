@@ -195,7 +195,14 @@ def _jsonl_rows(text: str) -> Iterator[tuple[int, dict[str, Any] | str]]:
 
 def _csv_rows(text: str, taxonomy: Taxonomy) -> Iterator[tuple[int, dict[str, Any] | str]]:
     reader = csv.DictReader(io.StringIO(text))
-    for row in reader:
+    while True:
+        try:
+            row = next(reader, None)
+        except csv.Error as error:
+            yield reader.line_num + 1, f"not CSV: {error}"
+            return
+        if row is None:
+            return
         if None in row or None in row.values():
             yield reader.line_num, "it has not as many cells as there are columns"
             continue

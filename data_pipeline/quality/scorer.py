@@ -156,19 +156,19 @@ class Scorer:
         Raises:
             DamagedError: a file is missing or not readable, or it was trained for another taxonomy.
         """
-        described = read_json(folder / MODEL)
-        if described["taxonomy_version"] != taxonomy.version:
-            raise DamagedError(
-                f"{folder} was trained for version {described['taxonomy_version']!r} of the taxonomy, "
-                f"not {taxonomy.version!r}"
-            )
         try:
+            described = read_json(folder / MODEL)
+            version, config = described["taxonomy_version"], ScorerConfig.model_validate(described["config"])
             arrays = {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in ARRAYS}
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, KeyError) as error:
             raise DamagedError(
                 f"{folder} is not a readable scorer ({error}). It was left as it is."
             ) from error
-        return cls(taxonomy, ScorerConfig.model_validate(described["config"]), arrays)
+        if version != taxonomy.version:
+            raise DamagedError(
+                f"{folder} was trained for version {version!r} of the taxonomy, not {taxonomy.version!r}"
+            )
+        return cls(taxonomy, config, arrays)
 
 
 def fit(features: Features, targets: Targets, taxonomy: Taxonomy, config: ScorerConfig) -> Scorer:

@@ -12,6 +12,8 @@ from data_pipeline.quality.sampling import Drawn, documents, excerpt
 from data_pipeline.quality.taxonomy import Taxonomy
 from stemma.core.files import write_atomic
 
+FORMULA = ("=", "+", "-", "@", "\t", "\r")  # what a spreadsheet takes a cell for a formula by, to run it
+
 
 def write_sheet(
     path: Path, sample: Sequence[Drawn], taxonomy: Taxonomy, annotator: str, excerpt_chars: int
@@ -47,7 +49,8 @@ def write_sheet(
         writer = csv.writer(buffer)
         writer.writerow([*_head(facts), "subdomain", *taxonomy.criteria])
         for row in facts:
-            writer.writerow([*row.values(), *[""] * (1 + len(taxonomy.criteria))])
+            cells = [f"'{cell}" if cell.startswith(FORMULA) else cell for cell in row.values()]
+            writer.writerow([*cells, *[""] * (1 + len(taxonomy.criteria))])
         text = buffer.getvalue()
     elif path.suffix == ".jsonl":
         blank: dict[str, Any] = {"subdomain": None, "scores": dict.fromkeys(taxonomy.criteria)}

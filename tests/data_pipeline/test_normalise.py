@@ -199,6 +199,23 @@ def test_time_is_linear_in_what_is_never_closed(unclosed):
     assert time.process_time() - start < 5
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "\ufeff" * 200_000 + "a",
+        "a" + " " * 100_000 + "b\nc ",
+        "=" * 100_000 + "x cafe\u0301 ",
+        "x ~~~ " * 100_000 + "cafe\u0301",
+        "`a` cafe\u0301 \n" * 40_000,
+        "\\begin{a}x\\end{a} " * 40_000 + "cafe\u0301",
+    ],
+)
+def test_time_is_linear_in_what_there_is_much_of(text):
+    start = time.process_time()
+    normalise(text, "prose")
+    assert time.process_time() - start < 5
+
+
 def test_the_step_goes_by_domain_and_counts():
     texts = {domain: f"donâ€™t &amp; \x07{domain}" for domain in ("web", "stem", "code", "agent")}
     documents = [Document(text, domain, metadata={"domain": domain}) for domain, text in texts.items()]

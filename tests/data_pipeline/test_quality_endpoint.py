@@ -13,7 +13,15 @@ from pathlib import Path
 import pytest
 
 from data_pipeline.config.quality import EndpointConfig
-from data_pipeline.quality.endpoint import BadAnswer, Endpoint, EndpointError, instructions, parse, schema
+from data_pipeline.quality.endpoint import (
+    Answer,
+    BadAnswer,
+    Endpoint,
+    EndpointError,
+    instructions,
+    parse,
+    schema,
+)
 from data_pipeline.quality.labelling import AnswerLog, answer_key, label_documents
 from data_pipeline.quality.labels import Document
 from data_pipeline.quality.sampling import Drawn
@@ -208,6 +216,18 @@ def test_a_torn_line_is_cut_off_and_asked_again(server, tmp_path):
         assert bill.reused == 2
         assert len(path.read_bytes().splitlines()) == 3
         assert all(json.loads(line) for line in path.read_text().splitlines())
+
+
+def test_a_line_that_the_disk_has_no_room_for_is_taken_back(tmp_path, monkeypatch):
+    log = AnswerLog(tmp_path / "log")
+    log.add("one", Answer())
+    before = (tmp_path / "log").read_bytes()
+    write = os.write
+    monkeypatch.setattr(os, "write", lambda descriptor, raw: write(descriptor, raw[:9]))
+    with pytest.raises(OSError, match="No space left"):
+        log.add("two", Answer())
+    assert (tmp_path / "log").read_bytes() == before
+    assert "two" not in log.answers
 
 
 def test_many_threads_write_whole_lines(server, tmp_path):

@@ -17,7 +17,7 @@ from data_pipeline.quality.labels import (
     match,
     read_labels,
 )
-from data_pipeline.quality.sampling import documents, draw, excerpt, fetch
+from data_pipeline.quality.sampling import Drawn, documents, draw, excerpt, fetch
 from data_pipeline.quality.sheets import examine, write_labels, write_sheet
 from data_pipeline.quality.taxonomy import load_taxonomy
 from tests.data_pipeline.quality_corpus import write_corpus, write_lines
@@ -200,6 +200,22 @@ def test_bad_cells_of_a_csv_are_named(tmp_path):
         read_labels(path, TAXONOMY)
     for said in ("line 3: depth: score 7", "line 4: scores.depth", "line 5: it has not as many cells"):
         assert said in str(caught.value)
+
+
+def test_a_cell_that_a_csv_cannot_hold_is_named(tmp_path):
+    path = tmp_path / "sheet.csv"
+    path.write_text("id,annotator,taxonomy,text\na,ann,1," + "x" * 200_000 + "\n")
+    with pytest.raises(LabelError, match="line 2: not CSV: field larger than field limit"):
+        read_labels(path, TAXONOMY)
+
+
+def test_a_text_is_no_formula_to_a_spreadsheet(tmp_path):
+    texts = ["=HYPERLINK(A1)", "+1", "-1", "@SUM(A1)", "\t=1", "plain = text"]
+    sample = [Drawn(Document(f"d{number}", "web", "o"), text) for number, text in enumerate(texts)]
+    write_sheet(tmp_path / "sheet.csv", sample, TAXONOMY, "ann", 200)
+    with open(tmp_path / "sheet.csv", newline="") as handle:
+        shown = [row["text"] for row in csv.DictReader(handle)]
+    assert shown == [f"'{text}" for text in texts[:-1]] + texts[-1:]
 
 
 def test_written_labels_are_read_back(tmp_path):

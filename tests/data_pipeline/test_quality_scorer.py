@@ -6,10 +6,11 @@ from data_pipeline.quality import scorer as module
 from data_pipeline.quality.features import SHAPES, concatenate, featurize
 from data_pipeline.quality.labels import Label, adjudicate, match
 from data_pipeline.quality.sampling import documents, fetch
-from data_pipeline.quality.scorer import ARRAYS, Scorer, fit
+from data_pipeline.quality.scorer import ARRAYS, MODEL, Scorer, fit
 from data_pipeline.quality.taxonomy import load_taxonomy
 from data_pipeline.quality.validation import fold_of, held_out, kin, targets
 from stemma.core.errors import DamagedError
+from stemma.core.files import write_json
 from tests.data_pipeline.quality_corpus import write_corpus
 
 CONFIG = ScorerConfig(buckets=1 << 14, min_documents=2)
@@ -28,6 +29,12 @@ def labelled(tmp_path_factory):
     return texts, labels, featurize(texts, CONFIG), targets(labels, taxonomy)
 
 
+@pytest.fixture(scope="module")
+def trained(labelled):
+    _, _, features, truth = labelled
+    return fit(features, truth, load_taxonomy(), CONFIG)
+
+
 def test_it_learns_what_it_has_not_seen(labelled):
     _, labels, features, truth = labelled
     config = QualityConfig(folds=3, scorer=CONFIG)
@@ -40,10 +47,10 @@ def test_it_learns_what_it_has_not_seen(labelled):
     assert (said.quality <= 1).all()
 
 
-def test_same_labels_same_bytes(labelled, tmp_path):
+def test_same_labels_same_bytes(labelled, trained, tmp_path):
     _, _, features, truth = labelled
-    for name in ("a", "b"):
-        fit(features, truth, load_taxonomy(), CONFIG).save(tmp_path / name)
+    trained.save(tmp_path / "a")
+    fit(features, truth, load_taxonomy(), CONFIG).save(tmp_path / "b")
     for array in ARRAYS:
         assert (tmp_path / "a" / f"{array}.npy").read_bytes() == (
             tmp_path / "b" / f"{array}.npy"
@@ -63,24 +70,19 @@ def test_reduced_and_full_training_find_the_same_optimum(labelled, monkeypatch):
     assert (one.domain == other.domain).all()
 
 
-def test_a_documents_scores_do_not_depend_on_its_batch(labelled):
-    texts, _, features, truth = labelled
-    scorer = fit(features, truth, load_taxonomy(), CONFIG)
-    texts = [*texts[:20], "", "unknown wörds only", "x" * 50_000]
-    together = scorer.predict(texts)
+def test_a_documents_scores_do_not_depend_on_its_batch(labelled, trained):
+    texts = [*labelled[0][:20], "", "unknown wörds only", "x" * 50_000]
+    together = trained.predict(texts)
     for row, text in enumerate(texts):
-        alone = scorer.predict([text])
+        alone = trained.predict([text])
         for name in vars(together):
             assert np.array_equal(getattr(together, name)[row], getattr(alone, name)[0]), name
 
 
-def test_subdomains_are_of_the_domain_named(labelled):
-    texts, _, features, truth = labelled
-    taxonomy = load_taxonomy()
-    scorer = fit(features, truth, taxonomy, CONFIG)
-    said = scorer.predict([*texts, "", "???"])
+def test_subdomains_are_of_the_domain_named(labelled, trained):
+    said = trained.predict([*labelled[0], "", "???"])
     for domain, sub in zip(said.domain, said.subdomain):
-        assert taxonomy.domain_of[scorer.subdomains[sub]] == scorer.domains[domain]
+        assert load_taxonomy().domain_of[trained.subdomains[sub]] == trained.domains[domain]
 
 
 def test_what_is_not_labelled_is_not_trained_on(labelled):
@@ -102,24 +104,23 @@ def test_what_is_not_labelled_is_not_trained_on(labelled):
     assert not scorer.arrays["weights"][:, outputs:].any()
 
 
-def test_saved_and_loaded_it_says_the_same(labelled, tmp_path):
-    texts, _, features, truth = labelled
-    scorer = fit(features, truth, load_taxonomy(), CONFIG)
-    scorer.save(tmp_path)
-    again = Scorer.load(tmp_path, load_taxonomy()).predict(texts)
-    for name, values in vars(scorer.predict(texts)).items():
+def test_saved_and_loaded_it_says_the_same(labelled, trained, tmp_path):
+    trained.save(tmp_path)
+    again = Scorer.load(tmp_path, load_taxonomy()).predict(labelled[0])
+    for name, values in vars(trained.predict(labelled[0])).items():
         assert np.array_equal(values, getattr(again, name))
 
 
-def test_a_damaged_model_is_refused(labelled, tmp_path):
-    _, _, features, truth = labelled
-    fit(features, truth, load_taxonomy(), CONFIG).save(tmp_path)
+def test_a_damaged_model_is_refused(trained, tmp_path):
+    trained.save(tmp_path)
     other = load_taxonomy().model_copy(update={"version": "2"})
     with pytest.raises(DamagedError, match="version '1'"):
         Scorer.load(tmp_path, other)
     (tmp_path / "weights.npy").write_bytes(b"short")
-    with pytest.raises(DamagedError, match="not a readable scorer"):
-        Scorer.load(tmp_path, load_taxonomy())
+    for damage in (lambda: None, lambda: write_json(tmp_path / MODEL, {}), (tmp_path / MODEL).unlink):
+        damage()
+        with pytest.raises(DamagedError, match="not a readable scorer"):
+            Scorer.load(tmp_path, load_taxonomy())
 
 
 def test_kin_are_never_on_both_sides(labelled):
@@ -153,10 +154,9 @@ def test_parts_of_a_text_files_and_clusters_are_kin(labelled):
     assert near[0] == near[1]
 
 
-def test_batches_put_together_train_the_same_model(labelled):
-    texts, _, features, truth = labelled
+def test_batches_put_together_train_the_same_model(labelled, trained):
+    texts, _, _, truth = labelled
     parts = concatenate([featurize(texts[start : start + 7], CONFIG) for start in range(0, len(texts), 7)])
-    first = fit(features, truth, load_taxonomy(), CONFIG)
-    second = fit(parts, truth, load_taxonomy(), CONFIG)
-    assert first.arrays["weights"].shape[0] == len(first.arrays["buckets"]) + len(SHAPES)
-    assert np.array_equal(first.arrays["weights"], second.arrays["weights"])
+    again = fit(parts, truth, load_taxonomy(), CONFIG)
+    assert trained.arrays["weights"].shape[0] == len(trained.arrays["buckets"]) + len(SHAPES)
+    assert np.array_equal(trained.arrays["weights"], again.arrays["weights"])

@@ -39,14 +39,20 @@ def make(tmp_path, artifact, settings, workers=1, said=None):
     return execute(stage, Store(tmp_path), Execution(workers=workers), listeners)
 
 
+@pytest.fixture(scope="module")
+def made(corpus, tmp_path_factory):
+    """What the stage makes of the corpus, in one go, with one worker."""
+    artifact, labels, _ = corpus
+    return make(tmp_path_factory.mktemp("store"), artifact, config([labels]))
+
+
 def content(artifact):
     files = artifact.manifest["files"].items()
     return {name: facts["sha256"] for name, facts in files if name != "stage.json"}
 
 
-def test_every_document_is_scored_in_its_order(corpus, tmp_path):
-    artifact, labels, rows = corpus
-    made = make(tmp_path, artifact, config([labels]))
+def test_every_document_is_scored_in_its_order(corpus, made):
+    artifact, _, rows = corpus
     taxonomy = load_taxonomy()
     truth = {row["source"] + row["origin"].rpartition("#")[2].zfill(6): row for row in rows}
     right = 0
@@ -91,11 +97,10 @@ def test_tiers_and_histogram_count_what_the_scores_say(corpus, tmp_path):
         assert lowest == pytest.approx(sorted(quality)[: len(lowest)], abs=1e-4)
 
 
-def test_any_number_of_workers_gives_the_same_bytes(corpus, tmp_path):
+def test_any_number_of_workers_gives_the_same_bytes(corpus, made, tmp_path):
     artifact, labels, _ = corpus
-    one = make(tmp_path / "one", artifact, config([labels]))
-    two = make(tmp_path / "two", artifact, config([labels]), workers=2)
-    assert content(one) == content(two)
+    two = make(tmp_path, artifact, config([labels]), workers=2)
+    assert content(two) == content(made)
 
 
 def test_without_labels_an_empty_artifact_says_so(corpus, tmp_path):
@@ -170,9 +175,8 @@ make(Path({store!r}), as_artifact(Path({corpus!r})), config([{labels!r}]))
 """
 
 
-def test_killed_while_scoring_it_goes_on_and_gives_the_same_bytes(corpus, tmp_path, monkeypatch):
+def test_killed_while_scoring_it_goes_on_and_gives_the_same_bytes(corpus, made, tmp_path, monkeypatch):
     artifact, labels, _ = corpus
-    whole = make(tmp_path / "whole", artifact, config([labels]))
     script = KILLED.format(
         root=os.getcwd(), store=str(tmp_path / "cut"), corpus=str(artifact.path), labels=str(labels)
     )
@@ -184,12 +188,11 @@ def test_killed_while_scoring_it_goes_on_and_gives_the_same_bytes(corpus, tmp_pa
     monkeypatch.setattr(apply, "score_file", lambda job: scored.append(plain(job)))
     again = make(tmp_path / "cut", artifact, config([labels]))
     assert len(scored) == 2 * 3 - 2  # files, but the two that were done
-    assert content(again) == content(whole)
+    assert content(again) == content(made)
 
 
-def test_scores_are_of_the_model_that_was_saved(corpus, tmp_path):
-    artifact, labels, _ = corpus
-    made = make(tmp_path, artifact, config([labels]))
+def test_scores_are_of_the_model_that_was_saved(corpus, made, tmp_path):
+    artifact, _, _ = corpus
     job = apply.Job(
         artifact.path / "documents" / "notes" / "00000.parquet",
         made.path / "model",

@@ -2,6 +2,7 @@
 
 import importlib.metadata
 import random
+import time
 from itertools import islice
 
 import numpy as np
@@ -81,6 +82,15 @@ def test_words_are_those_of_spacy_on_any_text(text):
 def test_special_cases_that_cross_a_space_are_seen(text, expected):
     assert stock(text) == expected  # what spaCy does, or the test is about nothing
     assert split(text) == expected
+
+
+def test_time_is_linear_in_special_cases_that_touch():
+    text = "foo:) ) " * 20_000 + "foo:) " + ") " * 40_000
+    known = Lexicon("en")
+    start = time.process_time()
+    (analysis,) = known.analyse([text])
+    assert time.process_time() - start < 5
+    assert "".join(known.names[number] for number in analysis.words) == text.replace(" ", "")
 
 
 @pytest.mark.parametrize("language", ["de", "fr", "es", "ru", "tr", "xx_missing"])
