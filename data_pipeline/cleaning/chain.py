@@ -1,5 +1,6 @@
 """Filter chains: from the steps of a profile to the steps of a datatrove pipeline."""
 
+import contextlib
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -18,6 +19,8 @@ from data_pipeline.cleaning.pii import ReplacePII
 from data_pipeline.cleaning.prose import FineWeb, GopherQuality
 from data_pipeline.cleaning.records import RejectWriter, Tally
 from data_pipeline.cleaning.repetition import GopherRepetition
+
+NOTHING_LEFT = "nothing_left"  # the rule of texts that the steps emptied
 
 # name -> (options, language, writer of rejects) -> step
 BUILDERS: dict[str, Callable[[Any, str, DiskWriter], PipelineStep]] = {
@@ -66,23 +69,37 @@ class Recall(PipelineStep):
 
 
 class Decide(PipelineStep):
-    """After the last step: the id of the text as it is now, and what the steps found, as JSON."""
+    """After the last step: the id of the text as it is now, and what the steps found, as JSON.
+
+    A text of which the steps have left nothing is no document.
+    """
 
     type = "🖊 - DECIDE"
     name = "decisions"
 
-    def __init__(self, passed: tuple[str, ...], identify: Callable[[str, str, str], str]) -> None:
+    def __init__(
+        self,
+        passed: tuple[str, ...],
+        identify: Callable[[str, str, str], str],
+        exclusion_writer: DiskWriter | None = None,
+    ) -> None:
         super().__init__()
         self.passed = passed
         self.identify = identify
+        self.exclusion_writer = exclusion_writer
 
     def run(self, data: DocumentsPipeline, rank: int = 0, world_size: int = 1) -> DocumentsPipeline:
-        for document in data:
-            about = document.metadata
-            decisions: dict[str, Any] = {"passed": list(self.passed)}
-            if "language_score" in about:
-                decisions["language_score"] = round(about["language_score"], 4)
-            decisions |= {name: about[name] for name in ("about", "found") if about.get(name)}
-            about["decisions"] = json.dumps(decisions, sort_keys=True)
-            document.id = self.identify(about["source"], about["origin"], document.text)
-            yield document
+        with self.exclusion_writer or contextlib.nullcontext() as rejects:
+            for document in data:
+                about = document.metadata
+                decisions: dict[str, Any] = {"passed": list(self.passed)}
+                if "language_score" in about:
+                    decisions["language_score"] = round(about["language_score"], 4)
+                decisions |= {name: about[name] for name in ("about", "found") if about.get(name)}
+                about["decisions"] = json.dumps(decisions, sort_keys=True)
+                if document.text.strip():
+                    document.id = self.identify(about["source"], about["origin"], document.text)
+                    yield document
+                elif rejects:
+                    about["filter_reason"] = NOTHING_LEFT
+                    rejects.write(document, rank)

@@ -21,7 +21,7 @@ from typing import Any, ClassVar
 import pyarrow.parquet as pq
 from datatrove.pipeline.readers import ParquetReader
 
-from data_pipeline.cleaning.chain import Decide, build_chain
+from data_pipeline.cleaning.chain import NOTHING_LEFT, Decide, build_chain
 from data_pipeline.cleaning.decontaminate import CONTAMINATED, Decontaminate, read_hits, write_index
 from data_pipeline.cleaning.records import DRAFTS, REJECTS, RejectWriter, Tally, tallied, to_draft, writer
 from data_pipeline.config import CorpusConfig
@@ -208,12 +208,12 @@ class CorpusStage(Stage):
             tasks = len(list(folder.glob("*.parquet")))
             if not tasks:
                 continue
-            steps = self.config.filters[chain]
+            steps, rejects = self.config.filters[chain], scratch / "rejects" / name
             pipeline = [
                 ParquetReader(str(folder)),
-                *build_chain(steps, language, scratch / "rejects" / name, scratch / "tallies" / name),
+                *build_chain(steps, language, rejects, scratch / "tallies" / name),
                 *self._decontaminate(work, name),
-                Decide(tuple(step.name for step in steps), document_id),
+                Decide(tuple(s.name for s in steps), document_id, RejectWriter(rejects / NOTHING_LEFT)),
                 writer(scratch / "clean", f"{name}_${{rank}}.parquet", to_draft, DRAFTS),
             ]
             run_phase(executor, work, f"filter {name}", pipeline, tasks)

@@ -159,6 +159,17 @@ def test_nothing_in_reach_and_nothing_left_are_errors(made, tmp_path):
         make(tmp_path, profile, workers=1)
 
 
+def test_a_text_that_the_steps_emptied_is_a_reject(tmp_path):
+    written = jsonl(tmp_path / "a.jsonl", [*texts(3, seed=6), "\u200b\u200b \u200b"])
+    profile = {"sources": {"a": local(written)}, "filters": {"plain": ["normalise"]}, "valid_fraction": 0}
+    made = make(tmp_path, profile, workers=1)
+    assert sorted(row["text"] for row in rows(made, "documents", "a")) == sorted(texts(3, seed=6))
+    (reject,) = rows(made, "rejects", "a")
+    assert reject["rule"] == "nothing_left"
+    assert reject["origin"].endswith("a.jsonl#3")
+    assert '"normalise"' in reject["decisions"]
+
+
 def test_names_that_cannot_be_meant_are_refused():
     sources = {"a": local("a.jsonl")}
     with pytest.raises(ValidationError, match=r"dedup\.prefer: no source 'b'; there are \['a'\]"):
