@@ -33,7 +33,12 @@ DROPPED_CLASSES = {  # of Sphinx, DocBook, MediaWiki, man-page converters, KaTeX
     "cookie-banner", "katex-html", "viewcode-link", "viewcode-back", "site-footer", "site-header",
     "share-buttons", "skip-link",
 }  # fmt: skip
+MAX_DEPTH = 500  # levels; inscriptis goes down by recursion, and Python ends that at 1,000
 BLANK_LINES = re.compile(r"\n(?:[ \t]*\n){2,}")
+
+
+class TooDeep(ValueError):
+    """A page cannot be laid out because its elements are nested too deep."""
 
 
 def read_html(handle: IO[bytes], name: str) -> Iterator[Item]:
@@ -44,7 +49,15 @@ def read_html(handle: IO[bytes], name: str) -> Iterator[Item]:
         yield Item("0", shown, "file_too_large", f"over {MAX_FILE_BYTES} bytes")
         return
     item = decode_html(data, "0")
-    yield item if item.rule else Item("0", html_to_text(item.text))
+    yield item if item.rule else page_item(item.text, "0")
+
+
+def page_item(page: str, row: str) -> Item:
+    """The readable text of a page; one that is nested too deep is a reject."""
+    try:
+        return Item(row, html_to_text(page))
+    except TooDeep as error:
+        return Item(row, page[:SHOWN_BYTES], "too_deep", str(error))
 
 
 def charset_of(content_type: str) -> str:
@@ -73,7 +86,11 @@ def decode_html(data: bytes, row: str, charset: str = "") -> Item:
 
 
 def html_to_text(page: str) -> str:
-    """Readable text of a page: paragraphs apart, code as written, tables in columns, formulas as TeX."""
+    """Readable text of a page: paragraphs apart, code as written, tables in columns, formulas as TeX.
+
+    Raises:
+        TooDeep: its elements are nested deeper than ``MAX_DEPTH``.
+    """
     import lxml.etree
     import lxml.html
     from inscriptis.css_profiles import CSS_PROFILES
@@ -82,9 +99,12 @@ def html_to_text(page: str) -> str:
 
     page = XML_DECLARATION.sub("", page).replace("\x00", "\ufffd")
     try:
-        tree = lxml.html.document_fromstring(page)
+        # without `huge_tree`, all that comes after the 256th level would go without a word
+        tree = lxml.html.document_fromstring(page, parser=lxml.html.HTMLParser(huge_tree=True))
     except (lxml.etree.ParserError, lxml.etree.XMLSyntaxError):
         return ""  # nothing in it but markup
+    if tree.xpath("/*" * MAX_DEPTH):
+        raise TooDeep(f"more than {MAX_DEPTH - 1} levels of elements")
     spell_formulas(tree)
     content = content_of(tree)
     drop_furniture(content)

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import IO
 
-from data_pipeline.sources.hypertext import charset_of, decode_html, html_to_text
+from data_pipeline.sources.hypertext import charset_of, decode_html, page_item
 from data_pipeline.sources.item import MAX_FILE_BYTES, Item
 from stemma.core.errors import DamagedError
 
@@ -131,7 +131,7 @@ def page(record: Record) -> Item:
     if media not in (*PAGES, "text/plain"):
         return Item("", "", "not_html", media or "no media type")
     item = decode_html(body, "", charset_of(kind))
-    return Item("", html_to_text(item.text)) if media in PAGES and not item.rule else item
+    return page_item(item.text, "") if media in PAGES and not item.rule else item
 
 
 def field(line: str) -> tuple[str, str]:

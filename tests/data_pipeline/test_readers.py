@@ -289,6 +289,16 @@ def test_any_html_gives_a_text_or_nothing(markup):
     assert "\x00" not in html_to_text(markup)
 
 
+def test_a_page_of_many_levels_is_read_to_its_end_or_rejected():
+    """Tags that nobody closes nest: the parser's own limit of 256 levels would end the text in silence."""
+    for levels in (100, 300, 480):
+        text = html_to_text("first " + "<font>" * levels + "deep<p>last")
+        assert text.split() == ["first", "deep", "last"]
+    for levels in (600, 5_000, 100_000):
+        (found,) = read_html(opened(b"first" + b"<font>" * levels + b"deep"), "a.html")
+        assert (found.rule, found.value) == ("too_deep", "more than 499 levels of elements")
+
+
 def test_the_encoding_a_page_declares_is_believed_where_it_is_not_utf8():
     latin = '<meta charset="iso-8859-1"><p>caf\u00e9 \u2019</p>'.encode("windows-1252")
     (found,) = read_html(opened(latin), "a.html")
