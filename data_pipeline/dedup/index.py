@@ -10,7 +10,6 @@ Every run adds a table and copies the earlier ones as they are. With 14 bands of
 letters a document takes about 340 bytes: 112 for the signature, 12 for each band it leads.
 """
 
-import hashlib
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
@@ -171,11 +170,3 @@ def copy_tables(base: Path, folder: Path) -> None:
             shutil.rmtree(draft, ignore_errors=True)
             shutil.copytree(table, draft)
             draft.rename(folder / table.name)
-
-
-def fingerprint(folder: Path) -> str:
-    """SHA-256 over what the tables' ``table.json`` say: another index, another value."""
-    digest = hashlib.sha256()
-    for path in sorted(folder.glob("*/table.json")):
-        digest.update(path.read_bytes())
-    return digest.hexdigest()

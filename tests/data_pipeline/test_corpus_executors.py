@@ -50,7 +50,7 @@ def test_a_run_that_one_executor_began_another_ends(whole, tmp_path):
     profile, made = whole
 
     def stop(event):
-        if event.text.startswith("removing"):
+        if event.text.startswith("read "):
             raise StemmaError("stopped")
 
     with pytest.raises(StemmaError, match="stopped"):
