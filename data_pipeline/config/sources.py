@@ -92,9 +92,7 @@ class PackageSource(FileSource):
 
     type: Literal["package"] = "package"
     registry: Literal["pypi", "npm"] = Field("pypi", description="whose client fetches it: pip or npm")
-    package: str = Field(
-        pattern=r"^(@[A-Za-z0-9_.-]+/)?[A-Za-z0-9_.]+[A-Za-z0-9_.-]*$", description="its name"
-    )
+    package: str = Field(pattern=r"^(@[A-Za-z0-9_.-]+/)?[A-Za-z0-9][A-Za-z0-9_.-]*$", description="its name")
     version: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.+!-]*$", description="exact version")
     archive: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.+-]*$", description="file name of the archive")
     sha256: str = Field(pattern=r"^[0-9a-f]{64}$", description="SHA-256 of the archive")

@@ -13,6 +13,7 @@ from data_pipeline.quality.measures import bootstrap, calibration, measure_class
 from data_pipeline.quality.scorer import Predictions, Targets
 from data_pipeline.quality.taxonomy import Taxonomy
 from data_pipeline.quality.validation import fold_of, held_out, kin, simple_guesses, targets
+from stemma.core.errors import StageFailed
 
 GOOD = 2 / 3  # of the highest score: what the AUC of a criterion separates
 QUALITY_GOOD = 0.7  # and of the overall quality
@@ -33,12 +34,20 @@ def evaluate(
         taxonomy: gives the questions.
         config: folds, bootstrap, seed and scorer.
         done: called with how many trainings are done, and of how many.
+
+    Raises:
+        StageFailed: the labelled documents are all kin.
     """
     truth = targets(labels, taxonomy)
     groups = kin(labels, config.folds)
     source = np.array([label.document.source for label in labels])
     fold = fold_of(groups, config.folds, config.seed)
     folds = len(np.unique(fold))
+    if folds < 2:
+        raise StageFailed(
+            f"all {len(labels)} labelled documents are kin (parts of one text, or near-duplicates): there is "
+            "nothing that a scorer could be tested on. Label documents of other files too"
+        )
     sources = np.unique(source)
     total = folds + (len(sources) if len(sources) > 1 else 0)
     said = held_out(features, truth, fold, taxonomy, config, lambda step, _: done(step, total))

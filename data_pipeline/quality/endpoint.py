@@ -103,7 +103,7 @@ def parse(content: str, taxonomy: Taxonomy) -> tuple[str, dict[str, int]]:
     """
     try:
         answer = json.loads(content)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:  # a small model may go on opening brackets
         raise BadAnswer(f"not JSON: {content[:80]!r}") from error
     if not isinstance(answer, dict) or not isinstance(answer.get("scores"), dict):
         raise BadAnswer(f"not an object with `scores`: {content[:80]!r}")
@@ -168,9 +168,8 @@ class Endpoint:
         for attempt in range(self.config.attempts):
             reply = self._post(self._request(excerpt, attempt))
             answer.attempts += 1
-            usage = reply.get("usage") or {}
-            answer.prompt_tokens += int(usage.get("prompt_tokens") or 0)
-            answer.completion_tokens += int(usage.get("completion_tokens") or 0)
+            answer.prompt_tokens += _count(reply, "prompt_tokens")
+            answer.completion_tokens += _count(reply, "completion_tokens")
             try:
                 answer.subdomain, answer.scores = parse(_content(reply), self.taxonomy)
             except BadAnswer as reason:
@@ -218,7 +217,7 @@ class Endpoint:
             if response.status_code == 200:
                 try:
                     reply = response.json()
-                except ValueError:
+                except (ValueError, RecursionError):
                     return {}
                 return reply if isinstance(reply, dict) else {}
             problem = f"status {response.status_code}: {response.text[:300]}"
@@ -229,6 +228,13 @@ class Endpoint:
             f"{url} did not answer in {self.config.connection_attempts} tries; the last: {problem}. "
             "Labels it has given are kept: run again to continue"
         )
+
+
+def _count(reply: dict[str, Any], name: str) -> int:
+    """Tokens of a reply; 0 where the server does not say."""
+    usage = reply.get("usage")
+    value = usage.get(name) if isinstance(usage, dict) else None
+    return value if isinstance(value, int) else 0
 
 
 def _content(reply: dict[str, Any]) -> str:

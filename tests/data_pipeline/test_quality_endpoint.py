@@ -144,12 +144,15 @@ def test_what_passes_is_waited_for(server, tmp_path, trouble):
         json.dumps({"subdomain": "daily_life/food", "scores": {**TAXONOMY.highest, "depth": 1.0}}),
         "[]",
         "",
+        "[" * 5_000,
         b"<html>proxy</html>",
         b"[]",
+        b'{"usage": "none", "choices": []}',
+        b'{"usage": {"prompt_tokens": "many"}, "choices": []}',
         b'{"choices": []}',
         b'{"choices": [{"message": {"content": null}}]}',
     ],
-    ids=str,
+    ids=lambda garbage: str(garbage)[:40],
 )
 def test_a_bad_answer_is_asked_again_with_another_seed(server, tmp_path, garbage):
     server.scripts["text 0"] = [garbage]

@@ -1,15 +1,18 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from data_pipeline.config.quality import QualityConfig, ScorerConfig
 from data_pipeline.quality import scorer as module
+from data_pipeline.quality.card import evaluate
 from data_pipeline.quality.features import SHAPES, concatenate, featurize
 from data_pipeline.quality.labels import Label, adjudicate, match
 from data_pipeline.quality.sampling import documents, fetch
 from data_pipeline.quality.scorer import ARRAYS, MODEL, Scorer, fit
 from data_pipeline.quality.taxonomy import load_taxonomy
 from data_pipeline.quality.validation import fold_of, held_out, kin, targets
-from stemma.core.errors import DamagedError
+from stemma.core.errors import DamagedError, StageFailed
 from stemma.core.files import write_json
 from tests.data_pipeline.quality_corpus import write_corpus
 
@@ -131,6 +134,13 @@ def test_kin_are_never_on_both_sides(labelled):
     for group in set(groups):
         assert len({fold[i] for i, name in enumerate(groups) if name == group}) == 1
     assert np.bincount(fold).min() >= len(labels) // 5 - 17
+
+
+def test_labels_of_one_family_cannot_be_evaluated(labelled):
+    _, labels, features, _ = labelled
+    family = [replace(label, document=replace(label.document, cluster="c")) for label in labels]
+    with pytest.raises(StageFailed, match="all 120 labelled documents are kin"):
+        evaluate(features, family, load_taxonomy(), QualityConfig(scorer=CONFIG))
 
 
 def test_parts_of_a_text_files_and_clusters_are_kin(labelled):
