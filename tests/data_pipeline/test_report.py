@@ -39,9 +39,7 @@ from stemma.core.files import write_json
 from stemma.core.stage import Stage, Workspace, execute
 from tests.data_pipeline.test_inspect import curriculum, make_run
 
-NASTY = (
-    "<script>alert('no')</script> \" onmouseover=\"alert(1) </pre></section> \u202egnp \x1b[2J é 漢字 🙂"
-)
+NASTY = "<script>alert('no')</script> \" onmouseover=\"alert(1) </pre></section> \u202egnp \x1b[2J é 漢字 🙂"
 CHROMIUM = Path("/usr/bin/chromium")
 
 
