@@ -13,7 +13,7 @@ from datatrove.pipeline.writers.disk_base import DiskWriter
 
 from data_pipeline.config import cleaning
 
-# base64, hexadecimal and escaped Unicode sequences, as in The Stack v2 (arXiv 2402.19173), within a line
+# base64, hexadecimal and escaped Unicode sequences, after The Stack v2 (arXiv 2402.19173), within a line
 ENCODED = re.compile(
     r"[a-zA-Z0-9+/=]{64,}"
     r"|(?:\b(?:0x|\\x)?[0-9a-fA-F]{2}\b,?[^\S\n]*){8,}"

@@ -101,18 +101,17 @@ class LineRules(Config):
         "less than 10 characters do not count"
     )
     max_encoded_run: int | None = Field(
-        1024, ge=64, description="characters of a base64, hexadecimal or escaped string (The Stack v2)"
+        1024, ge=64, description="characters of a base64, hexadecimal or escaped string; after The Stack v2"
     )
     max_encoded: Share | None = Field(
-        0.5, description="share of the characters in such strings (The Stack v2, arXiv 2402.19173)"
+        0.5, description="share of the characters in such strings; not checked against that paper"
     )
 
 
 class SourceCode(LineRules):
     """Source code: line lengths and letters as in The Stack (arXiv 2211.15533).
 
-    Smallest size and repeated lines are ours: of the Python standard library's files no one in 400 has more
-    than 0.4 of its characters in repeated lines; tables that a program wrote have.
+    Smallest size and repeated lines are ours: tables that a program wrote repeat theirs.
     """
 
     name: Literal["source_code"] = "source_code"

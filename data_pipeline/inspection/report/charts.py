@@ -15,7 +15,6 @@ from data_pipeline.inspection.report.page import compact, share, text
 WIDE, NARROW = 1010, 330
 CHARACTER, BOLD = 7.3, 8.2  # what a character takes at 12 px, on a wide average: labels are fitted by it
 SHADES = (1.0, 0.74, 0.55, 0.4, 0.28)
-GAP = 10.0
 
 
 @dataclass(frozen=True)
