@@ -80,7 +80,7 @@ def score_file(job: Job) -> Path:
     scorer = _scorer(job.model, job.taxonomy)
     schema = columns(scorer.taxonomy).append(pa.field("bytes", pa.int64()))
     job.output.parent.mkdir(parents=True, exist_ok=True)
-    temporary = job.output.with_suffix(f".{os.getpid()}.tmp")
+    temporary = job.output.with_name(f".{job.output.name}.{os.getpid()}.tmp")
     with pq.ParquetWriter(temporary, schema, compression="zstd") as writer:
         for batch in score_batches(job.documents, scorer):
             writer.write_batch(batch)

@@ -113,7 +113,15 @@ class Store:
         return artifact
 
     def seal(self, folder: Path, identity: Mapping[str, Any], fingerprint: str, **facts: Any) -> Artifact:
-        """Hash every file, drop the scratch folder, write the manifest: from now on it is immutable."""
+        """Hash every file, drop drafts and the scratch folder, write the manifest: from now on it is immutable.
+
+        A draft is what a writer that was killed left before its rename: ``.<name>.tmp``, file or folder.
+        """
+        for draft in list(folder.rglob(".*.tmp")):
+            if draft.is_dir() and not draft.is_symlink():
+                shutil.rmtree(draft)
+            else:
+                draft.unlink(missing_ok=True)
         files = {
             path.relative_to(folder).as_posix(): {"bytes": path.stat().st_size, "sha256": sha256_file(path)}
             for path in list_files(folder)

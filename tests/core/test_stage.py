@@ -139,6 +139,19 @@ def test_a_failed_stage_keeps_its_scratch_and_continues(store):
     assert events[2].text == "continuing"
 
 
+def test_what_a_killed_writer_left_before_its_rename_is_not_sealed(store):
+    class Killed(Words):
+        def run(self, work):
+            (work.path / ".words.json.4711.tmp").write_text("half")
+            (work.path / ".index.tmp").mkdir()
+            (work.path / ".index.tmp" / "part").write_text("half")
+            return super().run(work)
+
+    artifact = execute(Killed("words", WordsConfig(), {}), store)
+    assert sorted(artifact.manifest["files"]) == ["stage.json", "text/words.txt"]
+    assert not list(artifact.path.rglob("*.tmp"))
+
+
 def test_a_work_folder_of_another_identity_is_refused(store):
     stage = Failing("words", WordsConfig(), {})
     with pytest.raises(RuntimeError):
