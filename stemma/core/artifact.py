@@ -113,7 +113,7 @@ class Store:
         return artifact
 
     def seal(self, folder: Path, identity: Mapping[str, Any], fingerprint: str, **facts: Any) -> Artifact:
-        """Hash every file, drop drafts and the scratch folder, write the manifest: from now on it is immutable.
+        """Hash every file, drop drafts and scratch, write the manifest: from now on it is immutable.
 
         A draft is what a writer that was killed left before its rename: ``.<name>.tmp``, file or folder.
         """
