@@ -9,8 +9,8 @@ from urllib.parse import unquote, urlsplit
 from data_pipeline.config import PackageSource, SourceBase
 from data_pipeline.sources.find import Found, look
 from data_pipeline.sources.hub import url_of
-from data_pipeline.sources.packages import OutOfReach
 from stemma.core.errors import StemmaError
+from stemma.core.packages import OutOfReach
 
 
 class SharedFile(StemmaError):

@@ -14,16 +14,13 @@ from pathlib import Path, PurePosixPath
 from typing import IO
 
 from data_pipeline.sources.streams import DAMAGE, Readable, Slice, decompressed, is_damage, seekable
-from stemma.core.errors import DamagedError, StemmaError
+from stemma.core.errors import DamagedError
+from stemma.core.packages import PackageError
 
 ZIP_SUFFIXES = (".whl", ".zip")
 TAR_SUFFIXES = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst", ".tar")
 DEB_SUFFIX = ".deb"
 AR_MAGIC, AR_HEADER = b"!<arch>\n", 60
-
-
-class PackageError(StemmaError):
-    """A registry answered, or an archive is there, but it has not what the profile pins."""
 
 
 class Archive:

@@ -31,9 +31,10 @@ from data_pipeline.config.sources import (
     PythonSource,
     SourceBase,
 )
-from data_pipeline.sources import hub, licences, packages, streams
+from data_pipeline.sources import hub, licences, streams
 from data_pipeline.sources.archives import Archive
 from data_pipeline.sources.source_code import LANGUAGES
+from stemma.core import packages
 from stemma.core.errors import StemmaError
 from stemma.core.files import sha256_file
 

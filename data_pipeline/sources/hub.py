@@ -10,8 +10,8 @@ from typing import Any
 
 from data_pipeline.config.sources import HuggingFaceSource
 from data_pipeline.sources.item import Item
-from data_pipeline.sources.packages import OutOfReach
 from stemma.core.errors import DamagedError
+from stemma.core.packages import OutOfReach
 
 
 class NoSuchDataset(Exception):

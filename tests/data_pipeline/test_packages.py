@@ -3,8 +3,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from data_pipeline.sources import packages
 from data_pipeline.sources.archives import Archive
+from stemma.core import packages
 from stemma.core.errors import DamagedError
 from stemma.core.files import sha256_file
 

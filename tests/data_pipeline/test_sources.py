@@ -32,8 +32,8 @@ from data_pipeline.config import (
 )
 from data_pipeline.config.sources import used_for
 from data_pipeline.sources import documents, find, read, readers, units
-from data_pipeline.sources.packages import OutOfReach
 from data_pipeline.sources.streams import lines, lines_from
+from stemma.core.packages import OutOfReach
 
 ABOUT = {"domain": "web", "licence": "MIT", "filters": "prose"}
 TEXT = {"format": "text", **ABOUT}

@@ -14,12 +14,15 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from data_pipeline.sources.archives import PackageError
-from stemma.core.errors import DamagedError
+from stemma.core.errors import DamagedError, StemmaError
 from stemma.core.files import sha256_file, sync_folder
 
 CONNECT_SECONDS = 20
 FETCH_SECONDS = 600
+
+
+class PackageError(StemmaError):
+    """A registry answered, or an archive is there, but it has not what the profile pins."""
 
 
 class OutOfReach(Exception):
