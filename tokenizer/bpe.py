@@ -6,7 +6,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from tokenizer.config import TokenizerConfig
 from tokenizer.errors import VocabularyError
-from tokenizer.pretokenize import pre_tokenizer
+from tokenizer.splitting.cascade import pre_tokenizer
 
 
 def train_bpe(config: TokenizerConfig, texts: Iterable[str]) -> Tokenizer:

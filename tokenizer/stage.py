@@ -15,9 +15,9 @@ from stemma.core.stage import Stage, Workspace
 from tokenizer.bpe import train_bpe
 from tokenizer.chat import chat_template, render
 from tokenizer.config import TokenizerConfig
+from tokenizer.learning.sample import choose, read_documents
+from tokenizer.learning.sentencepiece_backend import train_sentencepiece
 from tokenizer.load import encode_text, load, token_bytes
-from tokenizer.sample import choose, read_documents
-from tokenizer.sentencepiece_backend import train_sentencepiece
 from tokenizer.specials import BEGIN_OF_TEXT, END_OF_TEXT, MARKUP, special_tokens
 
 BACKENDS = {"bpe": train_bpe, "sentencepiece": train_sentencepiece}

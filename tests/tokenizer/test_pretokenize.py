@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from tokenizers import Regex
 from tokenizers.pre_tokenizers import Sequence, Split
 
-from tokenizer.pretokenize import CJK_RUNS, WORDS, pre_tokenizer
+from tokenizer.splitting.cascade import CJK_RUNS, WORDS, pre_tokenizer
 
 splits = Sequence([Split(Regex(CJK_RUNS), "isolated"), Split(Regex(WORDS), "isolated")])
 

@@ -19,8 +19,8 @@ from stemma.core.stage import execute
 from tokenizer.config import TokenizerConfig
 from tokenizer.errors import TextError, VocabularyError
 from tokenizer.load import encode_text, load, token_bytes
-from tokenizer.sample import choose, read_documents
-from tokenizer.sentencepiece_backend import carry_over, train_model
+from tokenizer.learning.sample import choose, read_documents
+from tokenizer.learning.sentencepiece_backend import carry_over, train_model
 from tokenizer.specials import CONTROL, MARKUP, NAMED
 from tokenizer.stage import TokenizerStage
 

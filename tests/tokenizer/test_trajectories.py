@@ -12,7 +12,7 @@ from tokenizer.chat import render
 from tokenizer.config import TokenizerConfig
 from tokenizer.errors import TextError
 from tokenizer.load import encode_text, load, token_bytes
-from tokenizer.sample import choose, read_documents
+from tokenizer.learning.sample import choose, read_documents
 from tokenizer.specials import NAMED
 from tokenizer.stage import TokenizerStage
 

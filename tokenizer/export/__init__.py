@@ -1,0 +1,1 @@
+"""A vocabulary in the formats other programs read: Hugging Face, tiktoken, SentencePiece."""

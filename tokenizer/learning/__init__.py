@@ -1,0 +1,1 @@
+"""Learning a vocabulary: counting words, merging pairs in stages, taking polluted entries out."""
