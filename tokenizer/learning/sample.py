@@ -1,4 +1,4 @@
-"""Which documents a vocabulary is learned from: a seeded sample of each domain, up to its share of bytes.
+"""Which documents a vocabulary is learned from: of every source all, or a seeded sample.
 
 A conversation (a row with ``messages``) counts as the text the chat template makes of it, since that is what
 the model reads. Special tokens are cut out of every document: no learned entry may spell one, nor cross one.
@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from stemma.core.errors import DamagedError
@@ -70,12 +72,121 @@ class Document:
 
 
 @dataclass(frozen=True)
-class Sample:
-    """The ids chosen, and how many bytes of each domain they hold and the artifacts have."""
+class Part:
+    """The training documents of one source, domain and language: what is counted together.
 
-    ids: frozenset[str]
-    sampled_bytes: dict[str, int]
-    available_bytes: dict[str, int]
+    Attributes:
+        documents: how many there are.
+        available_bytes: UTF-8 bytes of their texts, or of the JSON of their conversations.
+        sampled_bytes: the same of those that are chosen.
+        threshold: a document is chosen if its ``key`` is at most this; "" chooses all.
+    """
+
+    source: str
+    domain: str
+    language: str
+    documents: int
+    available_bytes: int
+    sampled_bytes: int
+    threshold: str = ""
+
+    @property
+    def name(self) -> str:
+        """Unique among the parts of a sample, and good as a file name."""
+        return f"{self.source}.{self.domain}.{self.language}"
+
+    def has(self, source: str, document: Document, seed: int) -> bool:
+        """Whether a document of a source is one of those chosen."""
+        mine = (source, document.domain, document.language) == (self.source, self.domain, self.language)
+        return mine and (not self.threshold or key(document.id, seed) <= self.threshold)
+
+
+def key(identifier: str, seed: int) -> str:
+    """A document's place in the seeded order."""
+    return hashlib.sha256(f"{seed}:{identifier}".encode()).hexdigest()
+
+
+def survey(folders: Sequence[Path], config: TokenizerConfig) -> list[Part]:
+    """Choose training documents: of each part in a seeded order, until ``config.source_bytes`` are reached.
+
+    Sources in ``config.held_out`` are left out.
+
+    Returns:
+        Parts with text in them, sorted by source, domain and language.
+
+    Raises:
+        DamagedError: a file is no documents file.
+        VocabularyError: ``held_out`` names a source that is not there.
+    """
+    sizes: dict[tuple[str, str, str], list[tuple[str, int]]] = {}
+    sources: set[str] = set()
+    for path in document_files(folders):
+        source = path.parent.name
+        sources.add(source)
+        if source in config.held_out:
+            continue
+        for batch in read_batches(path, ("id", "text", "domain", "language", "split"), ("messages",)):
+            train = batch.filter(pc.equal(batch["split"], "train"))
+            lengths = pc.binary_length(train["text"].cast(pa.large_binary()))
+            if "messages" in train.column_names:
+                messages = pc.binary_length(train["messages"].cast(pa.large_binary()))
+                lengths = pc.if_else(pc.greater(pc.fill_null(messages, 0), 0), messages, lengths)
+            columns = (train[name].to_pylist() for name in ("domain", "language", "id"))
+            for domain, language, identifier, size in zip(*columns, lengths.to_pylist(), strict=True):
+                if size:
+                    sizes.setdefault((source, domain, language), []).append((identifier, size))
+    if unknown := sorted(set(config.held_out) - sources):
+        raise VocabularyError(
+            f"tokenizer.held_out names {', '.join(unknown)}; the sources are {', '.join(sorted(sources))}"
+        )
+    parts = []
+    for group, rows in sorted(sizes.items()):
+        available = sampled = sum(size for _, size in rows)
+        threshold = ""
+        if available > config.source_bytes:
+            sampled = 0
+            for name, size in sorted((key(identifier, config.seed), size) for identifier, size in rows):
+                if sampled >= config.source_bytes:
+                    break
+                threshold, sampled = name, sampled + size
+        parts.append(Part(*group, len(rows), available, sampled, threshold))
+    return parts
+
+
+def document_files(folders: Sequence[Path]) -> list[Path]:
+    """The documents files of artifacts, ``documents/<source>/*.parquet``, in order."""
+    return [path for folder in folders for path in sorted((folder / "documents").glob("*/*.parquet"))]
+
+
+def read_batches(
+    path: Path, columns: Sequence[str], optional: Sequence[str] = ()
+) -> Iterator[pa.RecordBatch]:
+    """Yield the rows of a documents file, a few at a time.
+
+    Raises:
+        DamagedError: it is no Parquet file or lacks a column.
+    """
+    try:
+        with pq.ParquetFile(path) as file:
+            names = file.schema_arrow.names
+            if missing := [name for name in columns if name not in names]:
+                raise DamagedError(f"{path} has no column {missing}; it is no documents file of an artifact")
+            present = [*columns, *(name for name in optional if name in names)]
+            yield from file.iter_batches(batch_size=256, columns=present)
+    except (OSError, ValueError) as error:  # pyarrow's errors derive from these
+        raise DamagedError(f"{path} is not readable Parquet ({error}). It was left as it is.") from error
+
+
+def read_file(path: Path, split: str) -> Iterator[Document]:
+    """Yield a split's documents of one file, in its order.
+
+    Raises:
+        DamagedError: the file is no Parquet file or lacks a column.
+    """
+    for batch in read_batches(path, COLUMNS, ("messages",)):
+        for row in batch.to_pylist():
+            if row.pop("split") == split:
+                yield Document(**{**row, "messages": row.get("messages") or ""})
 
 
 def read_documents(folders: Sequence[Path], split: str) -> Iterator[Document]:
@@ -84,54 +195,5 @@ def read_documents(folders: Sequence[Path], split: str) -> Iterator[Document]:
     Raises:
         DamagedError: a file is no Parquet file or lacks a column.
     """
-    for path in (path for folder in folders for path in sorted((folder / "documents").glob("*/*.parquet"))):
-        try:
-            with pq.ParquetFile(path) as file:
-                names = file.schema_arrow.names
-                if missing := [name for name in COLUMNS if name not in names]:
-                    raise DamagedError(
-                        f"{path} has no column {missing}; it is no documents file of an artifact"
-                    )
-                columns = [*COLUMNS, *(["messages"] if "messages" in names else [])]
-                for batch in file.iter_batches(batch_size=256, columns=columns):
-                    for row in batch.to_pylist():
-                        if row.pop("split") == split:
-                            yield Document(**{**row, "messages": row.get("messages") or ""})
-        except (OSError, ValueError) as error:  # pyarrow's errors derive from these
-            raise DamagedError(f"{path} is not readable Parquet ({error}). It was left as it is.") from error
-
-
-def choose(folders: Sequence[Path], config: TokenizerConfig) -> Sample:
-    """Choose training documents: each domain's in a seeded order, until its share is full.
-
-    The shares of domains that the artifacts lack go to the others. A domain below its share gives all it has.
-
-    Raises:
-        VocabularyError: there is no training text in any domain with a weight.
-        TextError: a conversation cannot be rendered.
-    """
-    sizes: dict[str, list[tuple[bytes, str, int]]] = {}
-    for document in read_documents(folders, "train"):
-        key = hashlib.sha256(f"{config.seed}:{document.id}".encode()).digest()
-        size = sum(len(piece.encode()) for piece in document.pieces())
-        sizes.setdefault(document.domain, []).append((key, document.id, size))
-    weights = {domain: config.domain_weights.get(domain, 0.0) for domain in sizes}
-    whole = sum(weights.values())
-    if not whole or not any(size for rows in sizes.values() for _, _, size in rows):
-        raise VocabularyError(
-            f"{' and '.join(map(str, folders))}: no training text to learn from: tokenizer.domain_weights "
-            f"names {', '.join(sorted(config.domain_weights))}; the corpus has "
-            f"{', '.join(sorted(sizes)) or 'no documents'}"
-        )
-    chosen: set[str] = set()
-    sampled: dict[str, int] = {}
-    for domain, rows in sorted(sizes.items()):
-        budget = config.sample_bytes * weights[domain] / whole
-        sampled[domain] = 0
-        for _, identifier, size in sorted(rows):
-            if sampled[domain] >= budget:
-                break
-            chosen.add(identifier)
-            sampled[domain] += size
-    available = {domain: sum(size for _, _, size in rows) for domain, rows in sorted(sizes.items())}
-    return Sample(frozenset(chosen), sampled, available)
+    for path in document_files(folders):
+        yield from read_file(path, split)
