@@ -145,7 +145,7 @@ def test_a_damaged_base_is_not_taken_over(tmp_path):
 def test_tokens_and_lineage_work_on_what_goes_on_from_another(made):
     _, _, _, artifact = made
     store = Store(artifact.path.parents[1])
-    tokenizer = TokenizerConfig(vocab_size=380, special_slots=16, sample_bytes=50_000)
+    tokenizer = TokenizerConfig(vocab_size=380, special_slots=16, source_bytes=50_000)
     learned = execute(TokenizerStage("tokenizer", tokenizer, {"corpus": artifact}), store)
     stage = TokensStage("tokens", TokensConfig(sequence_chunk=64), {"corpus": artifact, "tokenizer": learned})
     tokens = execute(stage, store, Execution(workers=1))

@@ -96,7 +96,7 @@ def make_run(store: Store) -> dict[str, Artifact]:
     """The artifacts of a run in which the first of two planned stages is trained."""
     one = Execution(workers=1)
     corpus = execute(Documents("corpus", Config(), {}), store)
-    tokenizer_config = TokenizerConfig(vocab_size=400, special_slots=64, sample_bytes=100_000)
+    tokenizer_config = TokenizerConfig(vocab_size=400, special_slots=64, source_bytes=100_000)
     tokenizer = execute(TokenizerStage("tokenizer", tokenizer_config, {"corpus": corpus}), store)
     config = TokensConfig(sequence_chunk=64)
     tokens = execute(TokensStage("tokens", config, {"corpus": corpus, "tokenizer": tokenizer}), store, one)

@@ -112,7 +112,7 @@ def corpus(library: list[dict[str, Any]], tmp_path_factory: pytest.TempPathFacto
 
 @pytest.fixture(scope="module")
 def tokenizer(corpus: Artifact, tmp_path_factory: pytest.TempPathFactory) -> Artifact:
-    config = TokenizerConfig(vocab_size=1024, special_slots=64, sample_bytes=300_000)
+    config = TokenizerConfig(vocab_size=1024, special_slots=64, source_bytes=300_000)
     return execute(
         TokenizerStage("tokenizer", config, {"corpus": corpus}), Store(tmp_path_factory.mktemp("t"))
     )

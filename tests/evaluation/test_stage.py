@@ -19,8 +19,8 @@ from stemma.core.errors import StemmaError
 from stemma.core.files import read_json, read_jsonl
 from stemma.core.progress import Event
 from stemma.core.stage import Stage, Workspace, execute
-from tokenizer.bpe import train_bpe
 from tokenizer.config import TokenizerConfig
+from tokenizer.learning.hf_trainer import train_hf
 from tokenizer.stage import save
 
 MODEL = ModelConfig(
@@ -52,9 +52,9 @@ class TinyTokenizer(Stage):
     kind = "test_tokenizer"
 
     def run(self, work: Workspace) -> dict[str, Any]:
-        config = TokenizerConfig(vocab_size=MODEL.vocab_size, special_slots=16, min_frequency=1)
+        config = TokenizerConfig(vocab_size=MODEL.vocab_size, special_slots=16)
         text = Path(__file__).read_text()
-        save(train_bpe(config, iter([text])), config, work.path / "hf")
+        save(train_hf(config.learned_size, iter([text]), 1), config, work.path / "hf")
         return {}
 
 

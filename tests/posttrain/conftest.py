@@ -74,7 +74,7 @@ class Texts(Stage):
 def tokenizer_artifact(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
     store = Store(tmp_path_factory.mktemp("tokenizer"))
     corpus = execute(Texts("corpus", Config(), {}), store)
-    config = TokenizerConfig(vocab_size=VOCABULARY, special_slots=16, sample_bytes=200_000)
+    config = TokenizerConfig(vocab_size=VOCABULARY, special_slots=16, source_bytes=200_000)
     return execute(TokenizerStage("tokenizer", config, {"corpus": corpus}), store)
 
 

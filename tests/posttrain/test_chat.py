@@ -11,9 +11,9 @@ from posttrain.chat import ChatError, chat, open_chat
 from pretrain.config import ModelConfig
 from pretrain.convert import hf_config
 from stemma.core.files import write_json
-from tokenizer.bpe import train_bpe
 from tokenizer.chat import render
 from tokenizer.config import TokenizerConfig
+from tokenizer.learning.hf_trainer import train_hf
 from tokenizer.load import load
 from tokenizer.stage import save
 
@@ -32,8 +32,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from transformers import YoutuForCausalLM
 
     path = tmp_path_factory.mktemp("chat")
-    config = TokenizerConfig(vocab_size=512, special_slots=16, min_frequency=1)
-    save(train_bpe(config, iter([Path(__file__).read_text(), str(TOOL)])), config, path)
+    config = TokenizerConfig(vocab_size=512, special_slots=16)
+    save(train_hf(config.learned_size, iter([Path(__file__).read_text(), str(TOOL)]), 1), config, path)
     tokenizer = load(path)
     shape = ModelConfig(
         vocab_size=512,

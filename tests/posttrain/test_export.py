@@ -25,9 +25,9 @@ from stemma.core.artifact import Artifact, Store
 from stemma.core.config import Config
 from stemma.core.files import read_json, write_json
 from stemma.core.stage import Execution, Stage, Workspace, execute
-from tokenizer.bpe import train_bpe
 from tokenizer.chat import render
 from tokenizer.config import TokenizerConfig
+from tokenizer.learning.hf_trainer import train_hf
 from tokenizer.load import load
 from tokenizer.stage import save
 
@@ -61,8 +61,12 @@ class TinyTokenizer(Stage):
     kind = "test_tokenizer"
 
     def run(self, work: Workspace) -> dict[str, Any]:
-        config = TokenizerConfig(vocab_size=MODEL.vocab_size, special_slots=16, min_frequency=1)
-        save(train_bpe(config, iter([*ANSWERS, *ANSWERS.values()] * 5)), config, work.path / "hf")
+        config = TokenizerConfig(vocab_size=MODEL.vocab_size, special_slots=16)
+        save(
+            train_hf(config.learned_size, iter([*ANSWERS, *ANSWERS.values()] * 5), 1),
+            config,
+            work.path / "hf",
+        )
         return {}
 
 

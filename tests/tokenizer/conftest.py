@@ -18,7 +18,7 @@ from tokenizer.config import TokenizerConfig
 from tokenizer.load import load
 from tokenizer.stage import TokenizerStage
 
-CONFIG = TokenizerConfig(vocab_size=2048, special_slots=64, sample_bytes=2_000_000)
+CONFIG = TokenizerConfig(vocab_size=2048, special_slots=64, source_bytes=2_000_000)
 CHINESE = "生活就像一盒巧克力，你永远不知道下一颗是什么味道。" * 3
 
 

@@ -18,9 +18,9 @@ from stemma.core.errors import DamagedError
 from stemma.core.stage import execute
 from tokenizer.config import TokenizerConfig
 from tokenizer.errors import TextError, VocabularyError
-from tokenizer.load import encode_text, load, token_bytes
 from tokenizer.learning.sample import choose, read_documents
 from tokenizer.learning.sentencepiece_backend import carry_over, train_model
+from tokenizer.load import encode_text, load, token_bytes
 from tokenizer.specials import CONTROL, MARKUP, NAMED
 from tokenizer.stage import TokenizerStage
 
@@ -36,7 +36,7 @@ unicode_text = st.lists(
 
 def make(corpus: Artifact, root: Path, **changes) -> Artifact:
     config = TokenizerConfig(
-        **{"vocab_size": 2048, "special_slots": 64, "sample_bytes": 2_000_000, **changes}
+        **{"vocab_size": 2048, "special_slots": 64, "source_bytes": 2_000_000, **changes}
     )
     return execute(TokenizerStage("tokenizer", config, {"corpus": corpus}), Store(root))
 
@@ -148,7 +148,7 @@ def test_same_input_same_bytes_whatever_the_threads(
         "from tokenizer.stage import TokenizerStage;"
         "corpus, trajectories, root, backend, workers = sys.argv[1:];"
         "inputs = {'trajectories': open_artifact(Path(trajectories)), 'corpus': open_artifact(Path(corpus))};"
-        "config = TokenizerConfig(backend=backend, vocab_size=2048, special_slots=64, sample_bytes=10**6);"
+        "config = TokenizerConfig(backend=backend, vocab_size=2048, special_slots=64, source_bytes=10**6);"
         "stage = TokenizerStage('tokenizer', config, inputs);"
         "print(execute(stage, Store(Path(root)), Execution(workers=int(workers))).path)"
     )

@@ -11,15 +11,15 @@ from stemma.core.stage import execute
 from tokenizer.chat import render
 from tokenizer.config import TokenizerConfig
 from tokenizer.errors import TextError
-from tokenizer.load import encode_text, load, token_bytes
 from tokenizer.learning.sample import choose, read_documents
+from tokenizer.load import encode_text, load, token_bytes
 from tokenizer.specials import NAMED
 from tokenizer.stage import TokenizerStage
 
 CONFIG = TokenizerConfig(
     vocab_size=2048,
     special_slots=64,
-    sample_bytes=600_000,
+    source_bytes=600_000,
     domain_weights={"web": 0.4, "code": 0.4, "agent": 0.2},
 )
 
