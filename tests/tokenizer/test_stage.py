@@ -19,9 +19,9 @@ from stemma.core.stage import execute
 from tokenizer.config import TokenizerConfig
 from tokenizer.errors import TextError, VocabularyError
 from tokenizer.learning.sample import choose, read_documents
-from tokenizer.learning.sentencepiece_backend import carry_over, train_model
+from tokenizer.learning.sentencepiece_backend import carry_over, train_model, with_specials
 from tokenizer.load import encode_text, load, token_bytes
-from tokenizer.specials import CONTROL, MARKUP, NAMED
+from tokenizer.specials import CONTROL, MARKUP, NAMED, special_tokens
 from tokenizer.stage import TokenizerStage
 
 unicode_text = st.lists(
@@ -172,10 +172,14 @@ def test_same_input_same_bytes_whatever_the_threads(
 
 def test_sentencepiece_itself_gives_the_same_ids(corpus: Artifact) -> None:
     texts = [document.text for document in read_documents([corpus.path], "train")][:60]
-    config = TokenizerConfig(backend="sentencepiece", vocab_size=2048, special_slots=64)
-    model = train_model(config, texts)
-    original = sentencepiece.SentencePieceProcessor(model_proto=model)
+    model = train_model(1984, texts)
+    original = sentencepiece.SentencePieceProcessor(model_proto=with_specials(model, special_tokens(64)))
     ours = carry_over(model)
+    assert original.get_piece_size() == 2048
+    assert [original.piece_to_id(token) for token in NAMED] == list(range(1984, 1984 + len(NAMED)))
+    think = original.encode("a<think>b<|User|>")
+    assert original.piece_to_id("<think>") in think
+    assert original.piece_to_id("<|User|>") not in think, "text cannot spell a turn mark"
     lines = [
         line for document in read_documents([corpus.path], "valid") for line in document.text.split("\n")
     ]

@@ -5,37 +5,37 @@ spells spaces as spaces, and a real U+2581 in bytes like any other unknown chara
 """
 
 import io
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 import sentencepiece
+from sentencepiece.sentencepiece_model_pb2 import ModelProto
 from tokenizers import Tokenizer, decoders, models
 
-from tokenizer.config import BYTES, TokenizerConfig
+from tokenizer.config import BYTES
 from tokenizer.errors import VocabularyError
+from tokenizer.specials import MARKUP
 
 SPACE = "\u2581"
 UNKNOWN = "<unk>"
 _LINE_BYTES = 4096  # SentencePiece drops longer sentences without a word
 
 
-def train_sentencepiece(config: TokenizerConfig, texts: Iterable[str]) -> Tokenizer:
-    """Learn ``config.learned_size`` entries: ``<unk>`` (never produced), the 256 bytes, then pieces.
+def train_model(entries: int, texts: Iterable[str]) -> bytes:
+    """Learn ``entries`` entries: ``<unk>`` (never produced), the 256 bytes, then pieces.
+
+    Returns:
+        The serialized ``ModelProto``; no special tokens yet.
 
     Raises:
         VocabularyError: the texts are too few or too uniform to fill the vocabulary.
     """
-    return carry_over(train_model(config, texts))
-
-
-def train_model(config: TokenizerConfig, texts: Iterable[str]) -> bytes:
-    """Learn a SentencePiece model; returns the serialized ``tokenizer.model``."""
     model = io.BytesIO()
     try:
         sentencepiece.SentencePieceTrainer.train(
             sentence_iterator=_lines(texts),
             model_writer=model,
             model_type="bpe",
-            vocab_size=config.learned_size,
+            vocab_size=entries,
             byte_fallback=True,
             split_digits=True,
             normalization_rule_name="identity",
@@ -54,10 +54,25 @@ def train_model(config: TokenizerConfig, texts: Iterable[str]) -> bytes:
         )
     except (RuntimeError, OSError) as error:
         raise VocabularyError(
-            f"SentencePiece cannot learn {config.learned_size} entries from the sampled text: {error}. "
-            "Add text (sources, tokenizer.sample_bytes) or change tokenizer.vocab_size."
+            f"SentencePiece cannot learn {entries} entries from the sampled text: {error}. "
+            "Add text (sources, tokenizer.source_bytes) or change tokenizer.vocab_size."
         ) from error
     return model.getvalue()
+
+
+def with_specials(model: bytes, tokens: Sequence[str]) -> bytes:
+    """The model with special tokens behind its pieces, in the ids they have everywhere else.
+
+    SentencePiece finds user-defined pieces (markup) in text; control pieces no text can spell.
+    """
+    proto = ModelProto()
+    proto.ParseFromString(model)
+    piece = ModelProto.SentencePiece
+    for token in tokens:
+        sort = piece.USER_DEFINED if token in MARKUP else piece.CONTROL
+        proto.pieces.add(piece=token, score=0.0, type=sort)
+    proto.trainer_spec.vocab_size = len(proto.pieces)
+    return proto.SerializeToString(deterministic=True)
 
 
 def carry_over(model: bytes) -> Tokenizer:
