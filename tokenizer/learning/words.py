@@ -14,12 +14,15 @@ class Words:
     Attributes:
         data: the words' bytes end to end, ``[bytes]`` uint8.
         offsets: word ``i`` is ``data[offsets[i] : offsets[i + 1]]``, ``[words + 1]`` int64.
-        counts: occurrences of each word, ``[words]`` int64, all above 0.
+        counts: occurrences of each word times ``scale``, ``[words]`` int64, all above 0.
+        scale: what one occurrence counts. 1 where words are as they were counted; more where sources are
+            weighted, so that a source may count for a fraction.
     """
 
     data: NDArray[np.uint8]
     offsets: NDArray[np.int64]
     counts: NDArray[np.int64]
+    scale: int = 1
 
     @classmethod
     def of(cls, counts: Mapping[bytes, int]) -> "Words":
@@ -32,6 +35,11 @@ class Words:
 
     def __len__(self) -> int:
         return len(self.counts)
+
+    @property
+    def text_bytes(self) -> int:
+        """Bytes of the text these words are cut from, times ``scale``."""
+        return int(np.diff(self.offsets) @ self.counts)
 
     def __iter__(self) -> Iterator[tuple[bytes, int]]:
         raw = self.data.tobytes()
