@@ -1,0 +1,356 @@
+"""One pre-token to ranks: the canonical rule of ``tokenizer.vocabulary``, as kernels.
+
+The tables are made from the entries alone. ``pairs`` holds, for *every* way to cut an entry into two entries,
+which entry the two make; so that a pair is found there exactly if its bytes together are an entry, which is
+what the rule asks. The pair that an entry was learned from is one of them.
+
+Kernels release the GIL and share nothing, so threads may run them side by side.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+from tokenizer.config import BYTES
+from tokenizer.errors import VocabularyError
+from tokenizer.vocabulary import byte_order
+
+RANK_BITS = 21  # a pair and what it makes share 64 bits: one cache miss each
+MOST_RANKS = 1 << RANK_BITS
+NONE = np.int32(np.iinfo(np.int32).max)  # above every rank, so that a minimum needs no second question
+SHORT = 64  # up to so many bytes looking at every pair again beats a heap
+
+_EMPTY = np.uint64(np.iinfo(np.uint64).max)
+_OFFSET = np.uint64(0xCBF29CE484222325)  # FNV-1a
+_PRIME = np.uint64(0x100000001B3)
+_GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+
+
+class Ranks(NamedTuple):
+    """Tables to look entries up in, made by ``ranks_of``; what the kernels take.
+
+    Attributes:
+        data: the entries' bytes end to end, ``[bytes]`` uint8.
+        offsets: entry ``r`` is ``data[offsets[r] : offsets[r + 1]]``, ``[ranks + 1]`` int64.
+        byte_ranks: rank of each byte, ``[256]`` int32.
+        byte_pairs: rank of what the entries ``a`` and ``b`` below 256 make, ``[256 * 256]`` int32 at
+            ``256 * a + b``, or ``NONE``.
+        slots: open addressing by the entry's bytes, ``[power of 2]`` int32: a rank, or -1.
+        pairs: open addressing by pair, ``[power of 2]`` uint64: left, right and made rank, 21 bits each.
+    """
+
+    data: NDArray[np.uint8]
+    offsets: NDArray[np.int64]
+    byte_ranks: NDArray[np.int32]
+    byte_pairs: NDArray[np.int32]
+    slots: NDArray[np.int32]
+    pairs: NDArray[np.uint64]
+
+
+def ranks_of(texts: Sequence[bytes]) -> Ranks:
+    """The tables of a vocabulary.
+
+    Args:
+        texts: bytes of the entries in rank order, scaffolds included (``Vocabulary.texts``).
+
+    Raises:
+        VocabularyError: the first 256 are not the bytes in ``byte_order()``, an entry is empty or is there
+            twice, or there are more than 2,097,152.
+    """
+    if list(texts[:BYTES]) != [bytes([byte]) for byte in byte_order()]:
+        raise VocabularyError("the first 256 entries of a vocabulary must be the bytes in byte_order()")
+    if len(texts) > MOST_RANKS:
+        raise VocabularyError(f"a vocabulary may have {MOST_RANKS} entries, this one has {len(texts)}")
+    data = np.frombuffer(b"".join(texts), np.uint8)
+    offsets = np.zeros(len(texts) + 1, np.int64)
+    np.cumsum(np.fromiter(map(len, texts), np.int64, len(texts)), out=offsets[1:])
+    if empty := np.flatnonzero(np.diff(offsets) == 0).tolist():
+        raise VocabularyError(f"entry {empty[0]} is empty")
+    slots = np.full(_table_size(len(texts)), -1, np.int32)
+    twice = int(_fill_slots(data, offsets, slots))
+    if twice >= 0:
+        raise VocabularyError(
+            f"entry {twice} ({texts[twice]!r}) is there twice: first as {texts.index(texts[twice])}"
+        )
+    found = _find_pairs(data, offsets, slots)
+    pairs = np.full(_table_size(len(found)), _EMPTY, np.uint64)
+    byte_ranks = np.empty(BYTES, np.int32)
+    byte_ranks[byte_order()] = np.arange(BYTES)
+    byte_pairs = np.full(BYTES * BYTES, NONE, np.int32)
+    _fill_pairs(found, pairs, byte_pairs)
+    return Ranks(data, offsets, byte_ranks, byte_pairs, slots, pairs)
+
+
+def _table_size(count: int) -> int:
+    """A power of two that is at most half full."""
+    return 1 << max(int(2 * count - 1).bit_length(), 4)
+
+
+@njit(cache=True, nogil=True)
+def encode_word(
+    ranks: Ranks,
+    data: NDArray[np.uint8],
+    start: int,
+    stop: int,
+    symbols: NDArray[np.int32],
+    scratch: NDArray[np.int32],
+) -> int:
+    """Ranks of the pre-token ``data[start:stop]`` into ``symbols``; returns how many.
+
+    Args:
+        symbols: at least ``stop - start`` long.
+        scratch: at least ``SHORT`` long; its contents do not matter.
+    """
+    whole = find(ranks, data, start, stop)
+    if whole >= 0:
+        symbols[0] = whole
+        return 1
+    return join(ranks, data, start, stop, symbols, scratch)
+
+
+@njit(cache=True, nogil=True)
+def encode_words(
+    ranks: Ranks, data: NDArray[np.uint8], offsets: NDArray[np.int64]
+) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
+    """Ranks of many pre-tokens, laid out as ``Words``.
+
+    Returns:
+        symbols end to end, ``[symbols]``; word ``i`` has ``symbols[ends[i] : ends[i + 1]]``, ``[words + 1]``.
+    """
+    # A word has at most as many symbols as bytes. Pages nothing is written to take no memory.
+    symbols = np.empty(offsets[-1] - offsets[0], np.int32)
+    ends = np.zeros(len(offsets), np.int64)
+    scratch = np.empty(SHORT, np.int32)
+    count = 0
+    for word in range(len(offsets) - 1):
+        count += encode_word(ranks, data, offsets[word], offsets[word + 1], symbols[count:], scratch)
+        ends[word + 1] = count
+    return symbols[:count].copy(), ends
+
+
+@njit(cache=True, nogil=True)
+def find(ranks: Ranks, data: NDArray[np.uint8], start: int, stop: int) -> int:
+    """Rank of the entry ``data[start:stop]``, or -1."""
+    if stop - start == 1:
+        return np.int64(ranks.byte_ranks[data[start]])
+    return _find(ranks.data, ranks.offsets, ranks.slots, data, start, stop)
+
+
+@njit(cache=True, nogil=True)
+def join(
+    ranks: Ranks,
+    data: NDArray[np.uint8],
+    start: int,
+    stop: int,
+    symbols: NDArray[np.int32],
+    scratch: NDArray[np.int32],
+) -> int:
+    """``encode_word`` without the question whether the whole is an entry."""
+    count = stop - start
+    for index in range(count):
+        symbols[index] = ranks.byte_ranks[data[start + index]]
+    if count > SHORT:
+        return _join_long(ranks, symbols, count)
+    for index in range(count - 1):
+        scratch[index] = ranks.byte_pairs[symbols[index] * BYTES + symbols[index + 1]]
+    while True:
+        lowest, at = NONE, 0
+        for index in range(count - 1):
+            if scratch[index] < lowest:  # not <=: the leftmost of equals
+                lowest, at = scratch[index], index
+        if lowest == NONE:
+            return count
+        symbols[at] = lowest
+        count -= 1
+        for index in range(at + 1, count):
+            symbols[index] = symbols[index + 1]
+            scratch[index - 1] = scratch[index]
+        if at > 0:
+            scratch[at - 1] = pair_rank(ranks, symbols[at - 1], lowest)
+        if at < count - 1:
+            scratch[at] = pair_rank(ranks, lowest, symbols[at + 1])
+
+
+@njit(cache=True, nogil=True)
+def pair_rank(ranks: Ranks, left: int, right: int) -> np.int32:
+    """Rank of the entry that two entries make, or ``NONE``."""
+    key = (np.uint64(left) << np.uint64(RANK_BITS)) | np.uint64(right)
+    mask = np.uint64(len(ranks.pairs) - 1)
+    slot = _spread(key) & mask
+    while True:
+        packed = ranks.pairs[slot]
+        if packed == _EMPTY:
+            return NONE
+        if packed >> np.uint64(RANK_BITS) == key:
+            return np.int32(packed & np.uint64(MOST_RANKS - 1))
+        slot = (slot + np.uint64(1)) & mask
+
+
+@njit(cache=True, nogil=True)
+def _join_long(ranks: Ranks, symbols: NDArray[np.int32], count: int) -> int:
+    """The same joins in O(n log n): a heap of (rank, place) over a linked list.
+
+    A place keeps its number while what stands there grows, so the order of places is the order of the text. A
+    heap entry is stale if the pair at its place has another rank by now; a pair that is gone stays gone.
+    """
+    after = np.empty(count, np.int32)  # next place, or count
+    before = np.empty(count, np.int32)  # previous place, or -1
+    made = np.empty(count, np.int32)  # rank of what the symbols here and at the next place make
+    heap = np.empty(2 * count, np.int64)  # rank << 32 | place
+    size = 0
+    for place in range(count):
+        after[place], before[place], made[place] = place + 1, place - 1, NONE
+        if place + 1 < count:
+            made[place] = ranks.byte_pairs[symbols[place] * BYTES + symbols[place + 1]]
+            if made[place] != NONE:
+                size = _push(heap, size, (np.int64(made[place]) << 32) | place)
+    while size:
+        top = heap[0]
+        size = _pop(heap, size)
+        rank, place = np.int32(top >> 32), np.int32(top & 0xFFFFFFFF)
+        if made[place] != rank:
+            continue
+        right = after[place]
+        symbols[place] = rank
+        made[right] = NONE
+        after[place] = after[right]
+        if after[place] < count:
+            before[after[place]] = place
+            made[place] = pair_rank(ranks, rank, symbols[after[place]])
+            if made[place] != NONE:
+                size = _push(heap, size, (np.int64(made[place]) << 32) | place)
+        else:
+            made[place] = NONE
+        left = before[place]
+        if left >= 0:
+            made[left] = pair_rank(ranks, symbols[left], rank)
+            if made[left] != NONE:
+                size = _push(heap, size, (np.int64(made[left]) << 32) | left)
+    kept, place = 0, 0
+    while place < count:
+        symbols[kept] = symbols[place]
+        kept += 1
+        place = after[place]
+    return kept
+
+
+@njit(cache=True, nogil=True)
+def _push(heap: NDArray[np.int64], size: int, item: int) -> int:
+    """Add to a binary min-heap; returns its new size."""
+    at = size
+    while at > 0 and heap[(at - 1) >> 1] > item:
+        heap[at] = heap[(at - 1) >> 1]
+        at = (at - 1) >> 1
+    heap[at] = item
+    return size + 1
+
+
+@njit(cache=True, nogil=True)
+def _pop(heap: NDArray[np.int64], size: int) -> int:
+    """Drop the least item of a binary min-heap; returns its new size."""
+    size -= 1
+    item, at = heap[size], 0
+    while 2 * at + 1 < size:
+        child = 2 * at + 1
+        if child + 1 < size and heap[child + 1] < heap[child]:
+            child += 1
+        if heap[child] >= item:
+            break
+        heap[at] = heap[child]
+        at = child
+    heap[at] = item
+    return size
+
+
+@njit(cache=True, nogil=True)
+def _spread(key: np.uint64) -> np.uint64:
+    """Mix a key so that its low bits depend on all of it."""
+    mixed = key * _GOLDEN
+    return mixed ^ (mixed >> np.uint64(32))
+
+
+@njit(cache=True, nogil=True)
+def _find(
+    entries: NDArray[np.uint8],
+    offsets: NDArray[np.int64],
+    slots: NDArray[np.int32],
+    data: NDArray[np.uint8],
+    start: int,
+    stop: int,
+) -> int:
+    """Rank of ``data[start:stop]`` in the table ``slots``, or -1."""
+    value = _OFFSET
+    for index in range(start, stop):
+        value = (value ^ np.uint64(data[index])) * _PRIME
+    mask = np.uint64(len(slots) - 1)
+    slot = _spread(value) & mask
+    length = stop - start
+    while True:
+        rank = np.int64(slots[slot])
+        if rank < 0:
+            return np.int64(-1)
+        begin = offsets[rank]
+        if offsets[rank + 1] - begin == length:
+            same = 0
+            while same < length and entries[begin + same] == data[start + same]:
+                same += 1
+            if same == length:
+                return rank
+        slot = (slot + np.uint64(1)) & mask
+
+
+@njit(cache=True, nogil=True)
+def _fill_slots(data: NDArray[np.uint8], offsets: NDArray[np.int64], slots: NDArray[np.int32]) -> int:
+    """Enter every entry; returns the first that was there already, or -1."""
+    mask = np.uint64(len(slots) - 1)
+    for rank in range(len(offsets) - 1):
+        if _find(data, offsets, slots, data, offsets[rank], offsets[rank + 1]) >= 0:
+            return rank
+        value = _OFFSET
+        for index in range(offsets[rank], offsets[rank + 1]):
+            value = (value ^ np.uint64(data[index])) * _PRIME
+        slot = _spread(value) & mask
+        while slots[slot] >= 0:
+            slot = (slot + np.uint64(1)) & mask
+        slots[slot] = rank
+    return -1
+
+
+@njit(cache=True, nogil=True)
+def _find_pairs(
+    data: NDArray[np.uint8], offsets: NDArray[np.int64], slots: NDArray[np.int32]
+) -> NDArray[np.uint64]:
+    """Every cut of every entry into two entries, packed as ``Ranks.pairs``, in rank order."""
+    found = np.empty(len(data), np.uint64)
+    count = 0
+    for rank in range(len(offsets) - 1):
+        start, stop = offsets[rank], offsets[rank + 1]
+        for middle in range(start + 1, stop):
+            left = _find(data, offsets, slots, data, start, middle)
+            if left < 0:
+                continue
+            right = _find(data, offsets, slots, data, middle, stop)
+            if right < 0:
+                continue
+            key = (np.uint64(left) << np.uint64(RANK_BITS)) | np.uint64(right)
+            found[count] = (key << np.uint64(RANK_BITS)) | np.uint64(rank)
+            count += 1
+    return found[:count].copy()
+
+
+@njit(cache=True, nogil=True)
+def _fill_pairs(found: NDArray[np.uint64], pairs: NDArray[np.uint64], byte_pairs: NDArray[np.int32]) -> None:
+    """Enter the pairs of ``_find_pairs`` in both tables."""
+    mask = np.uint64(len(pairs) - 1)
+    for packed in found:
+        key = packed >> np.uint64(RANK_BITS)
+        left, right = key >> np.uint64(RANK_BITS), key & np.uint64(MOST_RANKS - 1)
+        if left < np.uint64(BYTES) and right < np.uint64(BYTES):
+            byte_pairs[left * np.uint64(BYTES) + right] = np.int32(packed & np.uint64(MOST_RANKS - 1))
+        slot = _spread(key) & mask
+        while pairs[slot] != _EMPTY:
+            slot = (slot + np.uint64(1)) & mask
+        pairs[slot] = packed
