@@ -1,1 +1,1 @@
-"""What a vocabulary gained: bytes per token by domain and language beside well-known ones, as JSON and HTML."""
+"""What a vocabulary gained: bytes per token by domain and language beside known ones, as JSON and HTML."""
