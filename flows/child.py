@@ -7,7 +7,7 @@ in order.
 import runpy
 import sys
 
-from pretrain.lifeline import die_with
+from stemma.core.lifeline import die_with
 
 if __name__ == "__main__":
     _, parent, module, *arguments = sys.argv

@@ -23,9 +23,9 @@ from environments.base import FIRST_INDEX, Environment, Message, Task
 from environments.catalog import make_environment
 from environments.sandbox import Sandbox, open_sandbox
 from midtrain.config import FamilyConfig, TrajectoriesConfig
-from pretrain.lifeline import die_with
 from stemma.core.errors import StageFailed, StemmaError
 from stemma.core.files import read_json, write_atomic, write_json
+from stemma.core.lifeline import die_with
 from stemma.core.stage import Stage, Workspace
 
 CHUNK = 128

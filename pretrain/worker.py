@@ -14,9 +14,10 @@ from pathlib import Path
 from types import FrameType
 
 from pretrain.launch import EVENTS, RESULT, Job
-from pretrain.lifeline import PARENT_VARIABLE, die_with, leave
+from pretrain.lifeline import PARENT_VARIABLE, leave
 from stemma.core.errors import StemmaError
 from stemma.core.files import read_json, write_json
+from stemma.core.lifeline import die_with
 from stemma.core.progress import EventFile, Progress
 
 

@@ -159,9 +159,12 @@ def document_files(folders: Sequence[Path]) -> list[Path]:
 
 
 def read_batches(
-    path: Path, columns: Sequence[str], optional: Sequence[str] = ()
+    path: Path,
+    columns: Sequence[str],
+    optional: Sequence[str] = (),
+    row_groups: Sequence[int] | None = None,
 ) -> Iterator[pa.RecordBatch]:
-    """Yield the rows of a documents file, a few at a time.
+    """Yield the rows of a documents file, or of some of its row groups, a few at a time.
 
     Raises:
         DamagedError: it is no Parquet file or lacks a column.
@@ -172,18 +175,18 @@ def read_batches(
             if missing := [name for name in columns if name not in names]:
                 raise DamagedError(f"{path} has no column {missing}; it is no documents file of an artifact")
             present = [*columns, *(name for name in optional if name in names)]
-            yield from file.iter_batches(batch_size=256, columns=present)
+            yield from file.iter_batches(batch_size=256, row_groups=row_groups, columns=present)
     except (OSError, ValueError) as error:  # pyarrow's errors derive from these
         raise DamagedError(f"{path} is not readable Parquet ({error}). It was left as it is.") from error
 
 
-def read_file(path: Path, split: str) -> Iterator[Document]:
-    """Yield a split's documents of one file, in its order.
+def read_file(path: Path, split: str, row_groups: Sequence[int] | None = None) -> Iterator[Document]:
+    """Yield a split's documents of one file, or of some of its row groups, in its order.
 
     Raises:
         DamagedError: the file is no Parquet file or lacks a column.
     """
-    for batch in read_batches(path, COLUMNS, ("messages",)):
+    for batch in read_batches(path, COLUMNS, ("messages",), row_groups):
         for row in batch.to_pylist():
             if row.pop("split") == split:
                 yield Document(**{**row, "messages": row.get("messages") or ""})
