@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer, models
 
 from tokenizer.load import byte_characters, check_text
+from tokenizer.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
     import tiktoken
@@ -45,6 +46,22 @@ class NamedEncoder:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "sizes", np.array([len(entry) for entry in self.token_bytes], np.int64))
+
+
+def from_vocabulary(name: str, title: str, vocabulary: Vocabulary, specials: int) -> NamedEncoder:
+    """A vocabulary of ours behind the cascade, with room for so many special tokens."""
+    from tokenizer.encoding.encoder import Encoder  # these two import Numba
+    from tokenizer.splitting.scan import split
+
+    encoder = Encoder(vocabulary)
+
+    def pre_tokens(texts: Sequence[str]) -> NDArray[np.int64]:
+        return np.array([len(split(np.frombuffer(text.encode(), np.uint8))) for text in texts], np.int64)
+
+    entries = len(vocabulary) + specials
+    return NamedEncoder(
+        name, title, entries, vocabulary.token_bytes, encoder.encode_batch, "cascade", pre_tokens
+    )
 
 
 def from_tokenizers(name: str, title: str, tokenizer: Tokenizer) -> NamedEncoder:

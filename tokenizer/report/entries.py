@@ -1,4 +1,4 @@
-"""What a vocabulary is made of: its entries by script, length and stage, the longest, and those never used."""
+"""What a vocabulary is made of: entries by script, length and stage, the longest, and those never used."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from tokenizer.vocabulary import Vocabulary
 
 LONGEST = 16
+WORDLESS = frozenset(("spaces", "digits", "symbols", "parts"))
 MAX_LENGTH = 16  # characters; longer ones are counted together
 SCRIPTS = {
     "latin": r"\p{Latin}",
@@ -20,7 +21,9 @@ SCRIPTS = {
     "cyrillic": r"\p{Cyrillic}",
     "greek": r"\p{Greek}",
     "arabic": r"\p{Arabic}",
-    "indic": r"[\p{Devanagari}\p{Bengali}\p{Tamil}\p{Telugu}\p{Gujarati}\p{Gurmukhi}\p{Kannada}\p{Malayalam}]",
+    "hebrew": r"\p{Hebrew}",
+    "devanagari": r"\p{Devanagari}",
+    "thai": r"\p{Thai}",
 }
 _SCRIPTS = {name: regex.compile(pattern) for name, pattern in SCRIPTS.items()}
 _LETTER = regex.compile(r"\p{L}")
@@ -62,12 +65,15 @@ def describe(token_bytes: Sequence[bytes], used: NDArray[np.int64]) -> dict[str,
     seen = sum(count > 0 for _, count in entries)
     scripts: dict[str, list[int]] = {}
     lengths: Counter[int] = Counter()
+    words = []
     for entry, count in entries:
-        tally = scripts.setdefault(script(entry), [0, 0])
+        written = script(entry)
+        if written not in WORDLESS:
+            words.append((entry, count))
+        tally = scripts.setdefault(written, [0, 0])
         tally[0] += 1
         tally[1] += count > 0
         lengths[min(characters(entry), MAX_LENGTH)] += 1
-    words = [pair for pair in entries if regex.search(rb"[A-Za-z\x80-\xff]", pair[0])]
     return {
         "learned": len(entries),
         "used": seen,

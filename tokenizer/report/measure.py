@@ -5,7 +5,7 @@ means. The first encoder is the one the report is about; the others are what it 
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,10 @@ from numpy.typing import NDArray
 
 from tokenizer.errors import TextError
 from tokenizer.report.encoders import NamedEncoder
+from tokenizer.report.entries import describe, stages
+from tokenizer.report.examples import Chooser, Excerpt, probes
 from tokenizer.report.spans import KINDS, PER_CHARACTER, pieces, spans
+from tokenizer.vocabulary import Vocabulary
 
 SCHEMA = 1
 BATCH_BYTES = 4_000_000
@@ -43,41 +46,45 @@ class MeasuredText:
 
 @dataclass
 class _Totals:
-    """Per document, what one encoder made of it."""
+    """Per document, what one encoder made of it; ``used``: how often it gave each id."""
 
+    used: NDArray[np.int64]
     tokens: list[int] = field(default_factory=list)
     ceiling: list[int] = field(default_factory=list)  # pre-tokens
     altered: list[bool] = field(default_factory=list)  # its tokens do not stand for the text's bytes
     spans: dict[str, list[tuple[int, int]]] = field(default_factory=lambda: {kind: [] for kind in KINDS})
-    used: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))  # by id
 
 
 def measure(
     encoders: Sequence[NamedEncoder],
     documents: Iterable[MeasuredText],
     *,
+    vocabulary: Vocabulary | None = None,
+    missing: Sequence[Mapping[str, str]] = (),
+    pruned: Sequence[Mapping[str, Any]] = (),
     seed: int = 0,
     progress: Callable[[int], None] | None = None,
 ) -> dict[str, Any]:
     """Encode documents with every tokenizer and count.
 
     Args:
-        encoders: the first is the one reported on; names are distinct.
+        encoders: the first is the one reported on, the second the one it has to beat; names are distinct.
         documents: read once, a batch at a time.
+        vocabulary: of the first encoder, if its pedigree is known.
+        missing: tokenizers that could not be had: ``name``, ``title``, ``reason``.
+        pruned: entries taken out of the vocabulary, as ``tokenizer.learning.prune`` reports them.
         seed: of the resampling behind the intervals.
         progress: called with the UTF-8 bytes measured so far.
 
     Returns:
-        JSON-able: ``schema``, ``reference`` (name of the first encoder), ``tokenizers`` (per encoder:
-        ``name``, ``title``, ``entries``, ``learned``, ``used``, ``never_used``, ``altered_documents``),
-        ``corpus`` (documents, bytes, sources), and ``groups``: a list with one row for all documents and one
-        for each domain, language and source. A row has ``group``, ``name``, ``documents``, ``bytes``,
-        ``characters``, ``held_out`` and ``spans`` (count and characters by kind), and ``by``: per encoder
-        ``tokens``, ``bytes_per_token``, ``ceiling`` (bytes per pre-token, or absent), ``fertility`` (per kind
-        of span: tokens that have a part in a word, LaTeX command or indentation, or for a Han character or
-        digit, on average) and ``whole`` (part of the spans in one token); and ``ratios``: per other encoder, how many tokens it takes for one of the first's, with ``low`` and
-        ``high``, the 95% interval over resampled documents (absent below 10 documents), and
-        ``ceiling_ratio``, what the first could reach with an unlimited vocabulary.
+        The report, JSON-able; ``docs/architecture.md`` lists its fields. ``groups`` has a row for all
+        documents and one for each domain, language and source. A row's ``by`` has per encoder ``tokens``,
+        ``bytes_per_token``, ``ceiling`` (bytes per pre-token: what no vocabulary behind the same cuts can
+        exceed), ``fertility`` (tokens that have a part in a word, LaTeX command or indentation, or tokens per
+        Han character or digit, on average) and ``whole`` (part of those spans in one token). Its ``ratios``
+        have per other encoder the tokens it takes for one of the first's, with the 95% interval ``low`` to
+        ``high`` over resampled documents (absent below 10 documents), and ``ceiling_ratio``, that ratio if
+        the first's vocabulary were unlimited.
 
     Raises:
         TextError: there is nothing to measure, or a text is not Unicode.
@@ -89,12 +96,18 @@ def measure(
     labels: list[MeasuredText] = []  # without their texts
     sizes: list[tuple[int, int]] = []
     counted: dict[str, list[tuple[int, int]]] = {kind: [] for kind in KINDS}
-    totals = {name: _Totals() for name in names}
-    for encoder in encoders:
-        totals[encoder.name].used = np.zeros(len(encoder.token_bytes), np.int64)
+    totals = {encoder.name: _Totals(np.zeros(len(encoder.token_bytes), np.int64)) for encoder in encoders}
+    chooser = Chooser()
     for batch in _batches(documents):
+        first = len(labels)
         _measure_batch(encoders, batch, totals, sizes, counted)
-        labels += [MeasuredText(d.source, d.domain, d.language, (), d.id, d.held_out) for d in batch]
+        for at, document in enumerate(batch, first):
+            ours, *others = (totals[name].tokens[at] for name in names[:2])
+            ratio = others[0] / ours if others and ours else None
+            text = max(document.pieces, key=len, default="")
+            excerpt = Excerpt(document.id, document.source, document.domain, document.language, text)
+            chooser.see(excerpt, sizes[at][0], ratio)
+        labels += [replace(document, pieces=()) for document in batch]
         if progress:
             progress(sum(size for size, _ in sizes))
     if not sum(size for size, _ in sizes):
@@ -108,7 +121,12 @@ def measure(
         "schema": SCHEMA,
         "reference": names[0],
         "tokenizers": [_about(encoder, totals[encoder.name]) for encoder in encoders],
+        "missing": [dict(row) for row in missing],
         "groups": rows,
+        "stages": stages(vocabulary, totals[names[0]].used) if vocabulary else [],
+        "examples": chooser.examples(encoders),
+        "worst": chooser.worst_rows(encoders),
+        "pruned": [dict(row) for row in pruned],
     }
 
 
@@ -264,14 +282,11 @@ def _by(above: int, below: int) -> float:
 
 
 def _about(encoder: NamedEncoder, total: _Totals) -> dict[str, Any]:
-    learned = int((encoder.sizes > 0).sum())
-    used = int(((total.used > 0) & (encoder.sizes > 0)).sum())
     return {
         "name": encoder.name,
         "title": encoder.title,
         "entries": encoder.entries,
-        "learned": learned,
-        "used": used,
-        "never_used": round(1 - used / learned, 4),
+        **describe(encoder.token_bytes, total.used),
         "altered_documents": sum(total.altered),
+        "probes": probes(encoder),
     }
