@@ -1,11 +1,11 @@
 """The cascade's cuts by a scanner over UTF-8, for the kernels that count and encode.
 
-``next_end`` makes exactly the cuts of ``cascade.pre_tokenizer()``. A regular expression tries its alternatives
-in order and takes back characters where one fails; here each class of first character leads to the one
-alternative that can match, and what would be taken back is known from one pass.
+``next_end`` makes exactly the cuts of ``cascade.pre_tokenizer()``. A regular expression tries its
+alternatives in order and takes back characters where one fails; here each class of first character leads to
+the one alternative that can match, and what would be taken back is known from one pass.
 
-The first split needs no pass of its own: a pre-token ends where the CJK run changes, which to every alternative
-is the end of the text.
+The first split needs no pass of its own: a pre-token ends where the CJK run changes, which to every
+alternative is the end of the text.
 """
 
 import numpy as np
@@ -148,7 +148,7 @@ def next_end(data, start, stop, classes):  # type: ignore[no-untyped-def]
     if kind == NUMBER:
         return second
     if kind != NEWLINE:
-        letters = second if kind == OTHER or kind == SPACE else start
+        letters = second if kind in (OTHER, SPACE) else start
         end = _letters(data, letters, stop, run, classes)
         if end > letters:
             return _contraction(data, end, stop) if run == 0 else end

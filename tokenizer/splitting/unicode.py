@@ -19,6 +19,15 @@ NUMBER = 5  # N
 SPACE = 6  # \s but for newlines
 NEWLINE = 7  # \r \n
 KIND = 7  # mask of the class
+KINDS = {
+    "UPPER": UPPER,
+    "LOWER": LOWER,
+    "LETTER": LETTER,
+    "MARK": MARK,
+    "NUMBER": NUMBER,
+    "SPACE": SPACE,
+    "NEWLINE": NEWLINE,
+}
 
 # Runs of the cascade's first split, the bits above; 0 is everything else. They are disjoint.
 RUN = 3  # shift
@@ -43,16 +52,7 @@ def _ranges(text: str) -> list[range]:
 def character_classes() -> NDArray[np.uint8]:
     """Class and CJK run of every code point, ``[0x110000]`` uint8, read-only: ``run << RUN | class``."""
     classes = np.zeros(CODE_POINTS, np.uint8)
-    kinds = {
-        "UPPER": UPPER,
-        "LOWER": LOWER,
-        "LETTER": LETTER,
-        "MARK": MARK,
-        "NUMBER": NUMBER,
-        "SPACE": SPACE,
-        "NEWLINE": NEWLINE,
-    }
-    for name, kind in kinds.items():
+    for name, kind in KINDS.items():
         for part in _ranges(RANGES[name]):
             classes[part.start : part.stop : part.step] = kind
     for run, characters in enumerate(CJK, start=1):
