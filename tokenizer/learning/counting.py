@@ -2,8 +2,8 @@
 
 Documents files are cut into jobs of some row groups. A worker counts a job's documents in a hash table for
 each part (source, domain, language) and writes every table as a sorted file, earlier if it would outgrow its
-memory. Then the sorted files of each part are merged into one. What is finished stays: a job is a folder and a
-part is a file, both renamed into place. Counts are sums, so the files do not depend on who counted what.
+memory. Then the sorted files of each part are merged into one. What is finished stays: a job is a folder and
+a part is a file, both renamed into place. Counts are sums: who counted what leaves no trace in the files.
 """
 
 import os
