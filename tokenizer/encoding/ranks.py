@@ -1,10 +1,12 @@
 """One pre-token to ranks: the canonical rule of ``tokenizer.vocabulary``, as kernels.
 
-The tables are made from the entries alone. ``pairs`` holds, for *every* way to cut an entry into two entries,
-which entry the two make; so that a pair is found there exactly if its bytes together are an entry, which is
-what the rule asks. The pair that an entry was learned from is one of them.
+The tables are made from the entries alone. The rule asks of two neighbours whether their bytes together are
+an entry; ``pairs`` answers by their ranks. Of all the cuts of an entry into two entries it holds the one that
+joining comes to, which is what is left when the entry's own bytes are joined: ``tokenizer.merges`` says why
+there is no more than one.
 
-Kernels release the GIL and share nothing, so threads may run them side by side.
+Kernels release the GIL and share nothing, so threads may run them side by side. ``np.int64(1)`` and the like
+are there because a literal is a type of its own to Numba, which would compile everything below it once more.
 """
 
 from collections.abc import Sequence
@@ -64,7 +66,7 @@ def ranks_of(texts: Sequence[bytes]) -> Ranks:
         raise VocabularyError("the first 256 entries of a vocabulary must be the bytes in byte_order()")
     if len(texts) > MOST_RANKS:
         raise VocabularyError(f"a vocabulary may have {MOST_RANKS} entries, this one has {len(texts)}")
-    data = np.frombuffer(b"".join(texts), np.uint8)
+    data = np.frombuffer(b"".join(texts), np.uint8).copy()  # writable like other texts: one type, one kernel
     offsets = np.zeros(len(texts) + 1, np.int64)
     np.cumsum(np.fromiter(map(len, texts), np.int64, len(texts)), out=offsets[1:])
     if empty := np.flatnonzero(np.diff(offsets) == 0).tolist():
@@ -75,13 +77,17 @@ def ranks_of(texts: Sequence[bytes]) -> Ranks:
         raise VocabularyError(
             f"entry {twice} ({texts[twice]!r}) is there twice: first as {texts.index(texts[twice])}"
         )
-    found = _find_pairs(data, offsets, slots)
-    pairs = np.full(_table_size(len(found)), _EMPTY, np.uint64)
     byte_ranks = np.empty(BYTES, np.int32)
     byte_ranks[byte_order()] = np.arange(BYTES)
-    byte_pairs = np.full(BYTES * BYTES, NONE, np.int32)
-    _fill_pairs(found, pairs, byte_pairs)
-    return Ranks(data, offsets, byte_ranks, byte_pairs, slots, pairs)
+
+    def tables(cuts: NDArray[np.uint64]) -> Ranks:
+        pairs = np.full(_table_size(len(cuts)), _EMPTY, np.uint64)
+        byte_pairs = np.full(BYTES * BYTES, NONE, np.int32)
+        _fill_pairs(cuts, pairs, byte_pairs)
+        return Ranks(data, offsets, byte_ranks, byte_pairs, slots, pairs)
+
+    every = _find_cuts(data, offsets, slots)
+    return tables(every[_comes_up(tables(every), every)])
 
 
 def _table_size(count: int) -> int:
@@ -108,7 +114,7 @@ def encode_word(
     if whole >= 0:
         symbols[0] = whole
         return 1
-    return join(ranks, data, start, stop, symbols, scratch)
+    return join(ranks, data, start, stop, symbols, scratch, np.int64(1))
 
 
 @njit(cache=True, nogil=True)
@@ -147,22 +153,23 @@ def join(
     stop: int,
     symbols: NDArray[np.int32],
     scratch: NDArray[np.int32],
+    least: int,
 ) -> int:
-    """``encode_word`` without the question whether the whole is an entry."""
+    """``encode_word`` without the question whether the whole is an entry; stops when ``least`` are left."""
     count = stop - start
     for index in range(count):
         symbols[index] = ranks.byte_ranks[data[start + index]]
     if count > SHORT:
-        return _join_long(ranks, symbols, count)
+        return _join_long(ranks, symbols, count, least)
     for index in range(count - 1):
         scratch[index] = ranks.byte_pairs[symbols[index] * BYTES + symbols[index + 1]]
-    while True:
+    while count > least:
         lowest, at = NONE, 0
         for index in range(count - 1):
             if scratch[index] < lowest:  # not <=: the leftmost of equals
                 lowest, at = scratch[index], index
         if lowest == NONE:
-            return count
+            break
         symbols[at] = lowest
         count -= 1
         for index in range(at + 1, count):
@@ -172,12 +179,13 @@ def join(
             scratch[at - 1] = pair_rank(ranks, symbols[at - 1], lowest)
         if at < count - 1:
             scratch[at] = pair_rank(ranks, lowest, symbols[at + 1])
+    return count
 
 
 @njit(cache=True, nogil=True)
 def pair_rank(ranks: Ranks, left: int, right: int) -> np.int32:
     """Rank of the entry that two entries make, or ``NONE``."""
-    key = (np.uint64(left) << np.uint64(RANK_BITS)) | np.uint64(right)
+    key = _key(left, right)
     mask = np.uint64(len(ranks.pairs) - 1)
     slot = _spread(key) & mask
     while True:
@@ -190,7 +198,7 @@ def pair_rank(ranks: Ranks, left: int, right: int) -> np.int32:
 
 
 @njit(cache=True, nogil=True)
-def _join_long(ranks: Ranks, symbols: NDArray[np.int32], count: int) -> int:
+def _join_long(ranks: Ranks, symbols: NDArray[np.int32], count: int, least: int) -> int:
     """The same joins in O(n log n): a heap of (rank, place) over a linked list.
 
     A place keeps its number while what stands there grows, so the order of places is the order of the text. A
@@ -200,19 +208,20 @@ def _join_long(ranks: Ranks, symbols: NDArray[np.int32], count: int) -> int:
     before = np.empty(count, np.int32)  # previous place, or -1
     made = np.empty(count, np.int32)  # rank of what the symbols here and at the next place make
     heap = np.empty(2 * count, np.int64)  # rank << 32 | place
-    size = 0
+    size, left_over = np.int64(0), count
     for place in range(count):
         after[place], before[place], made[place] = place + 1, place - 1, NONE
         if place + 1 < count:
             made[place] = ranks.byte_pairs[symbols[place] * BYTES + symbols[place + 1]]
             if made[place] != NONE:
                 size = _push(heap, size, (np.int64(made[place]) << 32) | place)
-    while size:
+    while size and left_over > least:
         top = heap[0]
         size = _pop(heap, size)
         rank, place = np.int32(top >> 32), np.int32(top & 0xFFFFFFFF)
         if made[place] != rank:
             continue
+        left_over -= 1
         right = after[place]
         symbols[place] = rank
         made[right] = NONE
@@ -263,6 +272,12 @@ def _pop(heap: NDArray[np.int64], size: int) -> int:
         at = child
     heap[at] = item
     return size
+
+
+@njit(cache=True, nogil=True)
+def _key(left: int, right: int) -> np.uint64:
+    """Two ranks in one number."""
+    return (np.uint64(left) << np.uint64(RANK_BITS)) | np.uint64(right)
 
 
 @njit(cache=True, nogil=True)
@@ -320,10 +335,10 @@ def _fill_slots(data: NDArray[np.uint8], offsets: NDArray[np.int64], slots: NDAr
 
 
 @njit(cache=True, nogil=True)
-def _find_pairs(
+def _find_cuts(
     data: NDArray[np.uint8], offsets: NDArray[np.int64], slots: NDArray[np.int32]
 ) -> NDArray[np.uint64]:
-    """Every cut of every entry into two entries, packed as ``Ranks.pairs``, in rank order."""
+    """Every cut of every entry into two entries, packed as in ``Ranks.pairs``, ``[cuts]`` in rank order."""
     found = np.empty(len(data), np.uint64)
     count = 0
     for rank in range(len(offsets) - 1):
@@ -335,10 +350,31 @@ def _find_pairs(
             right = _find(data, offsets, slots, data, middle, stop)
             if right < 0:
                 continue
-            key = (np.uint64(left) << np.uint64(RANK_BITS)) | np.uint64(right)
-            found[count] = (key << np.uint64(RANK_BITS)) | np.uint64(rank)
+            found[count] = (_key(left, right) << np.uint64(RANK_BITS)) | np.uint64(rank)
             count += 1
     return found[:count].copy()
+
+
+@njit(cache=True, nogil=True)
+def _comes_up(ranks: Ranks, cuts: NDArray[np.uint64]) -> NDArray[np.bool_]:
+    """Which cuts joining comes to, ``[cuts]``: those whose two parts are left of their entry's bytes."""
+    longest = 0
+    for rank in range(len(ranks.offsets) - 1):
+        longest = max(longest, ranks.offsets[rank + 1] - ranks.offsets[rank])
+    symbols = np.empty(longest, np.int32)
+    scratch = np.empty(SHORT, np.int32)
+    found = np.empty(len(cuts), np.bool_)
+    joined = np.int64(-1)
+    count = 0
+    for index in range(len(cuts)):
+        rank = np.int64(cuts[index] & np.uint64(MOST_RANKS - 1))
+        if rank != joined:
+            start, stop = ranks.offsets[rank], ranks.offsets[rank + 1]
+            count = join(ranks, ranks.data, start, stop, symbols, scratch, np.int64(2))
+            joined = rank
+        key = cuts[index] >> np.uint64(RANK_BITS)
+        found[index] = count == 2 and _key(symbols[0], symbols[1]) == key
+    return found
 
 
 @njit(cache=True, nogil=True)
