@@ -1,11 +1,12 @@
 """What the installed engine of regular expressions takes each character for, and where ``ranges.py`` is from.
 
 The cuts are part of a vocabulary, so the scanner must know characters exactly as the engine that reads our
-``tokenizer.json`` does: ``tokenizers`` 0.23 (Oniguruma) and ``tiktoken`` 0.14 (Rust) both follow Unicode 16.0 and
-agree on every code point. Python's ``regex`` and ``unicodedata`` follow other versions: code points assigned
-later are letters to one and symbols to another, and even old ones move (U+0295 is Ll up to 16.0, Lo from 17.0).
-A test compares the table with the engine; after an upgrade that fails it, ``python -m tokenizer.splitting.engine``
-writes the table again, and every vocabulary learned before cuts the moved code points differently.
+``tokenizer.json`` does: ``tokenizers`` 0.23 (Oniguruma) and ``tiktoken`` 0.14 (Rust) both follow Unicode 16.0
+and agree on every code point. Python's ``regex`` and ``unicodedata`` follow other versions: code points
+assigned later are letters to one and symbols to another, and even old ones move (U+0295 is Ll up to 16.0, Lo
+from 17.0). A test compares the table with the engine. After an upgrade that fails it,
+``python -m tokenizer.splitting.engine`` writes the table again; earlier vocabularies then cut the moved
+code points differently.
 """
 
 import textwrap
@@ -53,35 +54,32 @@ def engine_classes() -> NDArray[np.uint8]:
 
 def written(members: NDArray[np.int64]) -> str:
     """Ascending code points as ``ranges.py`` writes them: ``41-5a 100-136/2``."""
-    items: list[tuple[int, int, int]] = []
+    parts: list[range] = []
     for run in np.split(members, np.flatnonzero(np.diff(members) != 1) + 1):
         first, last = int(run[0]), int(run[-1])
-        if (
-            items
-            and first == last == items[-1][1] + 2
-            and (items[-1][2] == 2 or items[-1][0] == items[-1][1])
-        ):
-            items[-1] = (items[-1][0], last, 2)  # capitals and small letters take turns
+        before = parts[-1] if parts else range(0)
+        alone = len(before) == 1 or before.step == 2
+        if alone and first == last == before[-1] + 2:  # capitals and small letters take turns
+            parts[-1] = range(before.start, last + 1, 2)
         else:
-            items.append((first, last, 1))
+            parts.append(range(first, last + 1))
     return " ".join(
-        f"{first:x}" if first == last else f"{first:x}-{last:x}" + ("/2" if step == 2 else "")
-        for first, last, step in items
+        f"{part.start:x}" + (f"-{part[-1]:x}" if len(part) > 1 else "") + ("/2" if part.step == 2 else "")
+        for part in parts
     )
 
 
 def main() -> None:
     """Write ``ranges.py`` again."""
-    head = Path(ranges.__file__).read_text().partition("RANGES = {\n")
-    lines = [head[0] + "RANGES = {"]
+    lines = [Path(ranges.__file__).read_text().partition("RANGES = {")[0] + "RANGES = {"]
+    indent = " " * 8
+    wrapper = textwrap.TextWrapper(
+        110, initial_indent=indent, subsequent_indent=indent, break_on_hyphens=False
+    )
     classes = engine_classes()
     for name in CLASSES:
-        text = written(np.flatnonzero(classes == KINDS[name]))
-        lines.append(f'    "{name}": """')
-        lines += textwrap.wrap(
-            text, 102, initial_indent=" " * 8, subsequent_indent=" " * 8, break_on_hyphens=False
-        )
-        lines.append('    """,')
+        members = written(np.flatnonzero(classes == KINDS[name]))
+        lines += [f'    "{name}": """', *wrapper.wrap(members), '    """,']
     Path(ranges.__file__).write_text("\n".join([*lines, "}", ""]))
 
 
