@@ -16,16 +16,21 @@ if TYPE_CHECKING:  # importing transformers takes over a second: only load() has
 def load(folder: Path | str) -> "PreTrainedTokenizerFast":
     """Load the Hugging Face folder a ``TokenizerStage`` wrote (``<artifact>/hf``), offline.
 
+    Code in the folder (of vocabularies with scaffolds) is not run: the project's own of the same name is.
+
     Raises:
         DamagedError: it is not there or not readable.
     """
     from transformers import PreTrainedTokenizerFast
 
+    from tokenizer.export.tokenization_scaffold import SCAFFOLD_FILE, ScaffoldTokenizerFast
+
     path = Path(folder)
     if not (path / "tokenizer.json").is_file():
         raise DamagedError(f"{path} has no tokenizer.json; expected the hf/ folder of a tokenizer artifact")
+    reader = ScaffoldTokenizerFast if (path / SCAFFOLD_FILE).is_file() else PreTrainedTokenizerFast
     try:
-        return PreTrainedTokenizerFast.from_pretrained(str(path), local_files_only=True)
+        return reader.from_pretrained(str(path), local_files_only=True)
     except Exception as error:
         raise DamagedError(f"{path} is not a readable tokenizer ({error}). It was left as it is.") from error
 

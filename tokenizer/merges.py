@@ -31,26 +31,6 @@ def pairs(vocabulary: Vocabulary) -> list[tuple[int, int]]:
     return result
 
 
-def expansions(vocabulary: Vocabulary) -> dict[int, list[int]]:
-    """The ids every scaffold stands for, by its rank: its parts, and theirs, until all have an id.
-
-    The "shortest non-scaffold child sequences" of Scaffold-BPE (arXiv 2404.17808, section 3).
-    """
-    ranks = {text: rank for rank, text in enumerate(vocabulary.texts)}
-    ids = vocabulary.ids.tolist()
-    found: dict[int, list[int]] = {}
-
-    def expand(rank: int) -> list[int]:
-        if ids[rank] >= 0:
-            return [ids[rank]]
-        if rank not in found:
-            parts = _parts(vocabulary.texts[rank], ranks)
-            found[rank] = [index for part in parts for index in expand(part)]
-        return found[rank]
-
-    return {rank: expand(rank) for rank in vocabulary.scaffolds.nonzero()[0].tolist()}
-
-
 def _parts(text: bytes, ranks: dict[bytes, int]) -> list[int]:
     """Merge an entry alone, up to the last step: two ranks, or more where merging ends before."""
     pieces = [text[place : place + 1] for place in range(len(text))]

@@ -6,23 +6,23 @@ from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, cast
 
-from tokenizers import AddedToken, Tokenizer
+from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerFast
 
 from stemma.core.errors import DamagedError
-from stemma.core.files import read_json, write_json
+from stemma.core.files import write_json
 from stemma.core.stage import Stage, Workspace
 from tokenizer.bpe import train_bpe
-from tokenizer.chat import chat_template, render
+from tokenizer.chat import render
 from tokenizer.config import TokenizerConfig
+from tokenizer.export.hf import save_folder
 from tokenizer.learning.sample import choose, read_documents
 from tokenizer.learning.sentencepiece_backend import train_sentencepiece
 from tokenizer.load import encode_text, load, token_bytes
-from tokenizer.specials import BEGIN_OF_TEXT, END_OF_TEXT, MARKUP, special_tokens
+from tokenizer.specials import BEGIN_OF_TEXT, END_OF_TEXT
 
 BACKENDS = {"bpe": train_bpe, "sentencepiece": train_sentencepiece}
 ROLES = ("corpus", "trajectories")  # in the order they are read
-MODEL_MAX_LENGTH = 131_072  # of the reference; a model's config says what it can really take
 
 
 class TokenizerStage(Stage):
@@ -83,29 +83,8 @@ class TokenizerStage(Stage):
 
 
 def save(trained: Tokenizer, config: TokenizerConfig, folder: Path) -> None:
-    """Add the special tokens behind the learned entries and write the folder that ``AutoTokenizer`` loads."""
-    trained.add_tokens(
-        [
-            AddedToken(token, special=token not in MARKUP, normalized=False)
-            for token in special_tokens(config.special_slots)
-        ]
-    )
-    tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=trained,
-        bos_token=BEGIN_OF_TEXT,
-        eos_token=END_OF_TEXT,
-        pad_token=END_OF_TEXT,
-        clean_up_tokenization_spaces=False,
-        model_max_length=MODEL_MAX_LENGTH,
-        truncation_side="left",
-    )
-    tokenizer.chat_template = chat_template()
-    # The template inside tokenizer_config.json, not beside it, is what every version of every reader finds.
-    tokenizer.save_pretrained(str(folder), save_jinja_files=False)
-    settings = read_json(folder / "tokenizer_config.json")
-    write_json(folder / "tokenizer_config.json", {**settings, "tokenizer_class": "PreTrainedTokenizerFast"})
-    roles = {"bos_token": BEGIN_OF_TEXT, "eos_token": END_OF_TEXT, "pad_token": END_OF_TEXT}
-    write_json(folder / "special_tokens_map.json", roles)
+    """Write the folder that ``AutoTokenizer`` loads."""
+    save_folder(trained, config.special_slots, folder)
 
 
 def compression(tokenizer: PreTrainedTokenizerFast, folders: Sequence[Path]) -> dict[str, dict[str, float]]:
