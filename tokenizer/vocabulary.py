@@ -26,6 +26,7 @@ from tokenizer.config import BYTES
 if TYPE_CHECKING:
     import pyarrow as pa
 
+VOCABULARY_FILE = "vocabulary.parquet"  # in a tokenizer artifact, beside hf/
 
 def byte_order() -> list[int]:
     """The first 256 entries: printable bytes first, then the others, as GPT-2, tiktoken and Hugging Face."""

@@ -25,9 +25,8 @@ from tokenizer.load import check_text
 from tokenizer.specials import MARKUP
 from tokenizer.splitting.scan import next_end
 from tokenizer.splitting.unicode import character_classes
-from tokenizer.vocabulary import Vocabulary
+from tokenizer.vocabulary import VOCABULARY_FILE, Vocabulary
 
-VOCABULARY_FILE = "vocabulary.parquet"
 GROUP = 1 << 18  # characters a thread takes at a time: many calls' work, and little to wait for at the end
 
 # A line of the cache: four words of key (31 bytes of a pre-token and its length), then the ids.
