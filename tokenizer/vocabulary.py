@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 VOCABULARY_FILE = "vocabulary.parquet"  # in a tokenizer artifact, beside hf/
 
+
 def byte_order() -> list[int]:
     """The first 256 entries: printable bytes first, then the others, as GPT-2, tiktoken and Hugging Face."""
     printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
