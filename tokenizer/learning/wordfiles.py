@@ -19,7 +19,7 @@ from stemma.core.files import sync_folder
 from tokenizer.learning.words import Words
 
 BATCH_ROWS = 1 << 15
-_ROWS_AT_ONCE = 1 << 19  # of all files together, while they are walked through
+ROWS_AT_ONCE, LEAST_ROWS = 1 << 19, 256  # of all files together, and of each, while they are walked through
 _SCHEMA = pa.schema([pa.field("word", pa.large_binary(), False), pa.field("count", pa.int64(), False)])
 _TEXT_BYTES = b"text_bytes"
 
@@ -126,7 +126,7 @@ def walk(paths: Sequence[Path]) -> Iterator[Stretch]:
     Raises:
         DamagedError: one is no file of words.
     """
-    rows = max(_ROWS_AT_ONCE // max(len(paths), 1), 256)
+    rows = max(ROWS_AT_ONCE // max(len(paths), 1), LEAST_ROWS)
     cursors = [_Cursor(number, path, rows) for number, path in enumerate(paths)]
     while cursors := [cursor for cursor in cursors if cursor.fill()]:
         # What comes up to the last word of the window that ends first is all there is of it.
