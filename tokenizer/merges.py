@@ -8,37 +8,21 @@ one fixed sequence, and the two neighbours are its state of two pieces. So a lis
 as programs that merge pairs want it, is the whole rule, ties included.
 """
 
-from itertools import pairwise
+import numpy as np
+from numpy.typing import NDArray
 
+from tokenizer.encoding.ranks import MOST_RANKS, RANK_BITS, ranks_of
 from tokenizer.vocabulary import Vocabulary
 
 
-def pairs(vocabulary: Vocabulary) -> list[tuple[int, int]]:
-    """The two ranks each entry is made of, ``[ranks]``; (-1, -1) for bytes and for what no merging makes.
+def pairs(vocabulary: Vocabulary) -> NDArray[np.int32]:
+    """The two ranks each entry is made of, ``[ranks, 2]``; -1 for bytes and for what no merging makes.
 
-    An entry no merging makes is still reached where it is a whole pre-token. It may be given the only pair
-    there is: two pieces that never stand beside one another are never joined.
+    What no merging makes is still reached where it is a whole pre-token.
     """
-    ranks = {text: rank for rank, text in enumerate(vocabulary.texts)}
-    result = []
-    for text in vocabulary.texts:
-        splits = ((ranks.get(text[:cut], -1), ranks.get(text[cut:], -1)) for cut in range(1, len(text)))
-        known = [(left, right) for left, right in splits if left >= 0 and right >= 0]
-        if len(known) > 1:
-            parts = _parts(text, ranks)
-            known = [(parts[0], parts[1])] if len(parts) == 2 else []
-        result.append(known[0] if known else (-1, -1))
-    return result
-
-
-def _parts(text: bytes, ranks: dict[bytes, int]) -> list[int]:
-    """Merge an entry alone, up to the last step: two ranks, or more where merging ends before."""
-    pieces = [text[place : place + 1] for place in range(len(text))]
-    while len(pieces) > 2:
-        joined = [ranks.get(left + right, -1) for left, right in pairwise(pieces)]
-        best = min((rank for rank in joined if rank >= 0), default=-1)
-        if best < 0:
-            break
-        place = joined.index(best)
-        pieces[place : place + 2] = [pieces[place] + pieces[place + 1]]
-    return [ranks[piece] for piece in pieces]
+    table = ranks_of(vocabulary.texts).pairs
+    packed = table[table != np.iinfo(np.uint64).max]  # the others are empty places
+    bits, low = np.uint64(RANK_BITS), np.uint64(MOST_RANKS - 1)
+    made = np.full((len(vocabulary.entries), 2), -1, np.int32)
+    made[packed & low] = np.stack([packed >> (bits + bits), (packed >> bits) & low], axis=1)
+    return made

@@ -44,7 +44,7 @@ def bpe(vocabulary: Vocabulary, ids: Mapping[str, int]) -> Tokenizer:
         ids: id of every entry's name, and of special tokens where those are not to follow the entries.
     """
     name = names(vocabulary)
-    merges = [(name[left], name[right]) for left, right in pairs(vocabulary) if left >= 0]
+    merges = [(name[left], name[right]) for left, right in pairs(vocabulary).tolist() if left >= 0]
     tokenizer = Tokenizer(models.BPE(vocab=dict(ids), merges=merges, ignore_merges=True))
     tokenizer.pre_tokenizer = pre_tokenizer()
     tokenizer.decoder = decoders.ByteLevel()
