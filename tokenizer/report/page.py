@@ -1,0 +1,369 @@
+"""The report as a page: every figure on it is one of the JSON's."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from tokenizer.report.cuts import side_by_side
+from tokenizer.report.forest import forest
+from tokenizer.report.html import (
+    Section,
+    colour,
+    details,
+    entry,
+    legend,
+    note,
+    page,
+    percent,
+    size,
+    soft,
+    table,
+    text,
+)
+
+PRUNED_SHOWN = 400
+FEW = 10  # documents, below which there is no interval
+KIND_TITLES = {
+    "words": "Words, tokens each",
+    "han": "Chinese characters, tokens each",
+    "digits": "Digits, tokens each",
+    "latex": "LaTeX commands, tokens each",
+    "indentation": "Indentations, tokens each",
+}
+
+Report = Mapping[str, Any]
+
+
+def report_page(report: Report, run: str) -> str:
+    """The HTML of a report.
+
+    Args:
+        report: what ``tokenizer.report.measure.measure`` returns.
+        run: whose it is, for the title.
+    """
+    titles = {about["name"]: str(about["title"]) for about in report["tokenizers"]}
+    whole = report["groups"][0]
+    sections = [
+        Section(
+            "ratios",
+            "Against the others",
+            "How many tokens each other tokenizer takes for one of ours: right of the dashed line, ours is "
+            "shorter. Bars are 95% intervals over resampled documents; they say nothing about other sources.",
+            _ratios(report, titles),
+        ),
+        Section(
+            "compression",
+            "Bytes per token",
+            "More is better. The ceiling is bytes per pre-token: no vocabulary behind the same cuts, however "
+            "large, can exceed it.",
+            _compression(report, titles),
+        ),
+        Section(
+            "fertility",
+            "Fertility",
+            "Tokens that have a part in a word, a number or a command, on average, and how many of them are "
+            "one token or within one.",
+            _fertility(report, titles),
+        ),
+        Section(
+            "stem",
+            "Numbers, LaTeX and indentation",
+            "What the vocabularies do with things that no corpus is needed to ask about.",
+            _probes(report, titles),
+        ),
+        Section(
+            "entries",
+            "What the vocabularies are made of",
+            "Entries by script, with those the measured text never used, by length, and the longest.",
+            _entries(report, titles),
+        ),
+        Section(
+            "examples",
+            "Side by side",
+            "The same texts as each tokenizer cuts them; neighbouring tokens differ in shade. Bytes in "
+            "hexadecimal are parts of a character.",
+            _examples(report, titles),
+        ),
+        Section(
+            "worst",
+            "Where ours does worst",
+            "Of each source the document with the lowest ratio, with a stretch from its middle.",
+            _worst(report, titles),
+        ),
+        Section(
+            "pruned",
+            "Entries taken out",
+            "Why each was, and what its text becomes.",
+            _pruned(report["pruned"]),
+        ),
+    ]
+    sources = sum(row["group"] == "source" for row in report["groups"])
+    measured = f"{whole['documents']:,} documents of {sources} sources, {size(whole['bytes'])}"
+    return page(
+        "Tokenizer report",
+        run,
+        f"Measured on {measured}. None of them was learned from.",
+        _tiles(report, titles),
+        _notices(report, titles),
+        sections,
+        f"{measured}; drawn from the report's JSON.",
+    )
+
+
+def _tiles(report: Report, titles: Mapping[str, str]) -> list[tuple[str, str]]:
+    whole, ours = report["groups"][0], report["tokenizers"][0]
+    figures = whole["by"][ours["name"]]
+    tiles = [
+        (f"{ours['entries']:,}", "entries, special tokens included"),
+        (f"{figures['bytes_per_token']:.2f}", "bytes per token, all documents"),
+    ]
+    if "ceiling" in figures:
+        part = figures["bytes_per_token"] / figures["ceiling"]
+        tiles.append((percent(part), f"of the ceiling, {figures['ceiling']:.2f} bytes per token"))
+    for name, cell in list(whole["ratios"].items())[:2]:
+        tiles.append((f"{cell['ratio'] - 1:+.1%}", f"text per token against {titles[name]}"))
+    tiles.append((percent(ours["never_used"]), "of its entries never used here"))
+    return tiles
+
+
+def _notices(report: Report, titles: Mapping[str, str]) -> list[tuple[str, str]]:
+    found = [("warn", f"{row['title']} is not compared: {row['reason']}") for row in report["missing"]]
+    own = [row["name"] for row in report["groups"] if row["group"] == "source" and not row["held_out"]]
+    if own:
+        named = ", ".join(own[:6]) + (f" and {len(own) - 6} more" if len(own) > 6 else "")
+        found.append(
+            ("warn", f"Other documents of these sources were learned from, which flatters ours: {named}.")
+        )
+    for row in report["groups"]:
+        if row["group"] == "all":
+            continue
+        behind = [titles[name] for name, cell in row["ratios"].items() if cell.get("high", 2.0) < 1]
+        if behind and row["group"] == "domain":
+            found.append(("bad", f"On {row['name']}, ours takes more tokens than {', '.join(behind)}."))
+    for about in report["tokenizers"]:
+        if about["altered_documents"]:
+            level = "bad" if about["name"] == report["reference"] else "good"
+            documents = f"{about['altered_documents']:,} document{'s' * (about['altered_documents'] != 1)}"
+            found.append((level, f"{about['title']} does not give back the bytes of {documents}."))
+    return found
+
+
+def _ratios(report: Report, titles: Mapping[str, str]) -> str:
+    others = {name: title for name, title in titles.items() if name != report["reference"]}
+    if not others:
+        return ""
+    rows = [row for row in report["groups"] if row["group"] in ("all", "domain")]
+    languages = [row for row in report["groups"] if row["group"] == "language"]
+    rows += languages if len(languages) > 1 else []
+    lines = []
+    for row in rows:
+        cells = [text(row["name"]) + soft(f"{row['documents']:,} documents")]
+        for name in others:
+            cells.append(_ratio_cell(row["ratios"][name]))
+        lines.append(cells)
+    figures = table(["", *map(text, others.values())], lines, strong=1)
+    about = note(
+        "In brackets the interval, absent below ten documents. <em>At most</em> is the ratio an unlimited "
+        "vocabulary behind our cuts would reach; after it, how much of that gain ours has."
+    )
+    drawn = legend(list(others.values()), 1) + forest(rows, others)
+    return drawn + details("The figures", figures + about)
+
+
+def _ratio_cell(cell: Mapping[str, float]) -> str:
+    kind = "up" if cell.get("low", 0) > 1 else "down" if cell.get("high", 2) < 1 else ""
+    shown = f'<span class="{kind}">{cell["ratio"]:.3f}</span>' if kind else f"{cell['ratio']:.3f}"
+    if "low" in cell:
+        shown += f" [{cell['low']:.3f}, {cell['high']:.3f}]"
+    if most := cell.get("ceiling_ratio"):
+        reached = f", {(cell['ratio'] - 1) / (most - 1):.0%} reached" if cell["ratio"] > 1 < most else ""
+        shown += soft(f"at most {most:.3f}{reached}")
+    return shown
+
+
+def _compression(report: Report, titles: Mapping[str, str]) -> str:
+    parts = []
+    for group, heading in (("domain", "By domain"), ("language", "By language"), ("source", "By source")):
+        rows = [row for row in report["groups"] if row["group"] == group]
+        headings = [
+            "",
+            "text",
+            *map(text, titles.values()),
+            f"ceiling of {text(titles[report['reference']])}",
+        ]
+        whole = report["groups"][:1] if group == "domain" else []
+        lines = [_compression_row(row, report["reference"]) for row in [*whole, *rows]]
+        drawn = table(headings, lines, strong=len(whole))
+        if len(rows) > 16:
+            parts.append(details(f"{heading}: {len(rows)}", drawn))
+        else:
+            parts.append(f"<h3>{heading}</h3>{drawn}")
+    return "".join(parts)
+
+
+def _compression_row(row: Mapping[str, Any], reference: str) -> list[str]:
+    best = max(figures["bytes_per_token"] for figures in row["by"].values())
+    label = text(row["name"] or "unknown") + (soft("held out") if row["held_out"] else "")
+    cells = [label, size(row["bytes"]) + soft(f"{row['documents']:,} documents")]
+    for figures in row["by"].values():
+        shown = f"{figures['bytes_per_token']:.3f}"
+        cells.append(f"<b>{shown}</b>" if figures["bytes_per_token"] == best else shown)
+        if "ceiling" in figures:
+            cells[-1] += soft(f"{figures['bytes_per_token'] / figures['ceiling']:.0%} of its own")
+    ceiling = row["by"][reference].get("ceiling")
+    return [*cells, f"{ceiling:.3f}" if ceiling else "–"]
+
+
+def _fertility(report: Report, titles: Mapping[str, str]) -> str:
+    parts = []
+    kept = [row for row in report["groups"] if row["group"] in ("all", "domain")]
+    for kind, heading in KIND_TITLES.items():
+        rows = [row for row in kept if row["spans"][kind]["count"]]
+        lines = []
+        for row in rows:
+            cells = [text(row["name"]), f"{row['spans'][kind]['count']:,}"]
+            for figures in row["by"].values():
+                value, uncut = figures["fertility"].get(kind), figures["whole"].get(kind)
+                cells.append("–" if value is None else f"{value:.3f}" + soft(f"{uncut:.0%} whole"))
+            lines.append(cells)
+        if lines:
+            drawn = table(["", "found", *map(text, titles.values())], lines, strong=1)
+            parts.append(details(heading, drawn, opened=kind in ("words", "han")))
+    return "".join(parts)
+
+
+def _probes(report: Report, titles: Mapping[str, str]) -> str:
+    tokenizers = report["tokenizers"]
+    commands = {about["name"]: about["probes"]["latex"] for about in tokenizers}
+    rows = [
+        ["tokens for ten digits", *(str(about["probes"]["number"]) for about in tokenizers)],
+        ["entries of two or more digits", *(f"{about['digits']:,}" for about in tokenizers)],
+        [
+            f"LaTeX commands in one token, of {len(next(iter(commands.values())))}",
+            *(str(sum(count == 1 for count in taken.values())) for taken in commands.values()),
+        ],
+    ]
+    parts = [table(["", *map(text, titles.values())], rows)]
+    heats = "".join(
+        f"<h4>{text(about['title'])}</h4><div class=heat>"
+        + "".join(f"<i class=h{min(count, 4)}>{count}</i>" for count in about["probes"]["indentation"])
+        + "</div>"
+        for about in tokenizers
+    )
+    parts.append(
+        "<h3>Tokens that have a part in an indentation of 1 to 32 spaces</h3>"
+        f'<div class="scroll" tabindex="0">{heats}</div>'
+    )
+    ours = commands[report["reference"]]
+    cut = [f"<code>\\{text(name)}</code> {count}" for name, count in ours.items() if count > 1]
+    if cut:
+        summary = (
+            f"{len(cut)} commands that {text(titles[report['reference']])} cuts, and into how many tokens"
+        )
+        parts.append(details(summary, "<p>" + ", ".join(cut) + "</p>"))
+    return "".join(parts)
+
+
+def _entries(report: Report, titles: Mapping[str, str]) -> str:
+    parts = []
+    names = list(titles)
+    scripts = Counter[str]()
+    for about in report["tokenizers"]:
+        scripts.update({name: tally["entries"] for name, tally in about["scripts"].items()})
+    rows = [
+        [
+            "never used here",
+            *(percent(about["never_used"]) for about in report["tokenizers"]),
+        ]
+    ]
+    for name, _ in scripts.most_common():
+        cells = [text(name)]
+        for about in report["tokenizers"]:
+            tally = about["scripts"].get(name)
+            unused = percent(1 - tally["used"] / tally["entries"]) if tally else ""
+            cells.append(f"{tally['entries']:,}" + soft(f"{unused} unused") if tally else "–")
+        rows.append(cells)
+    parts.append(table(["", *(text(titles[name]) for name in names)], rows, strong=1))
+    if report["stages"]:
+        lines = [
+            [
+                text(row["stage"]),
+                f"{row['entries']:,}",
+                percent(1 - row["used"] / row["entries"]) if row["entries"] else "–",
+                f"{row['scaffolds']:,}",
+            ]
+            for row in report["stages"]
+        ]
+        heading = f"<h3>{text(titles[report['reference']])}: entries by the stage that added them</h3>"
+        parts.append(heading + table(["", "entries", "never used here", "scaffolds"], lines))
+    lengths = "".join(
+        f"<div><h4>{text(about['title'])}</h4>{_lengths(about['lengths'], colour(at))}</div>"
+        for at, about in enumerate(report["tokenizers"])
+    )
+    parts.append(details("Lengths of entries, in characters", f'<div class="two">{lengths}</div>'))
+    for key, heading in (("longest_words", "Longest entries with letters"), ("longest", "Longest entries")):
+        lists = "".join(_longest(about, key) for about in report["tokenizers"])
+        opened = key == "longest_words"
+        parts.append(details(heading, f'<div class="two">{lists}</div>', opened))
+    return "".join(parts)
+
+
+def _lengths(lengths: Mapping[str, int], kind: int) -> str:
+    most = max(lengths.values(), default=1)
+    last = max(map(int, lengths), default=0)
+    rows = "".join(
+        f"<span>{length}{'+' if int(length) == last and last == 16 else ''}</span>"
+        f'<i><i class="b{kind}" style="width:{100 * count / most:.1f}%"></i></i><span>{count:,}</span>'
+        for length, count in lengths.items()
+    )
+    return f'<div class="bars">{rows}</div>'
+
+
+def _longest(about: Mapping[str, Any], key: str) -> str:
+    items = "".join(
+        f"<li>{entry(_clip(row['text']))}<span>{row['bytes']} bytes, seen {row['count']:,}</span></li>"
+        for row in about[key]
+    )
+    return f'<div><h4>{text(about["title"])}</h4><ul class="entries">{items}</ul></div>'
+
+
+def _examples(report: Report, titles: Mapping[str, str]) -> str:
+    parts = []
+    for at, example in enumerate(report["examples"]):
+        source = soft(text(example["source"])) if "source" in example else ""
+        parts.append(
+            details(f"{text(example['title'])} {source}", side_by_side(example, titles), opened=at < 4)
+        )
+    return "".join(parts)
+
+
+def _worst(report: Report, titles: Mapping[str, str]) -> str:
+    parts = []
+    for row in report["worst"]:
+        summary = f"{row['ratio']:.3f} · {text(row['source'])} {soft(text(row['title'] + ' · ' + row['id']))}"
+        parts.append(details(summary, side_by_side(row, titles)))
+    return "".join(parts)
+
+
+def _pruned(rows: Sequence[Mapping[str, Any]]) -> str:
+    if not rows:
+        return ""
+    rules = Counter(str(row["rule"]) for row in rows)
+    parts = [table(["rule", "entries"], [[text(rule), f"{count:,}"] for rule, count in rules.most_common()])]
+    for rule, count in rules.most_common():
+        mine = [row for row in rows if row["rule"] == rule][:PRUNED_SHOWN]
+        lines = [[_value(row[name]) for name in row if name != "rule"] for row in mine]
+        shown = table([text(name) for name in mine[0] if name != "rule"], lines, words=len(mine[0]))
+        more = note(f"and {count - len(mine):,} more") if count > len(mine) else ""
+        parts.append(details(f"{text(rule)}: {count:,}", shown + more))
+    return "".join(parts)
+
+
+def _value(value: object) -> str:
+    if isinstance(value, list | tuple):
+        return " ".join(entry(_clip(str(item))) for item in value)
+    return entry(_clip(value)) if isinstance(value, str) else text("" if value is None else value)
+
+
+def _clip(value: str, most: int = 60) -> str:
+    return value if len(value) <= most else f"{value[: most - 1]}… ({len(value)})"
