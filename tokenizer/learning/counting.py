@@ -245,8 +245,8 @@ class _Workers:
                 work(task)
                 yield task
             return
-        futures = {self._pool.submit(work, task): task for task in tasks}
         try:
+            futures = {self._pool.submit(work, task): task for task in tasks}
             for future in as_completed(futures):
                 future.result()
                 yield futures[future]
