@@ -1,11 +1,13 @@
 """Talking to an exported model in a terminal: streamed answers, and a Python tool run in the sandbox."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import PreTrainedModel, PreTrainedTokenizerFast, TextStreamer
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
+from transformers.generation.streamers import BaseStreamer
 
 from environments.base import Environment, Message, Task
 from environments.config import PythonMathConfig
@@ -15,7 +17,8 @@ from posttrain.load import load_model
 from posttrain.rollouts import parse_turn
 from stemma.core.errors import StemmaError
 from tokenizer.chat import render
-from tokenizer.load import load
+from tokenizer.encoding.stream import StreamDecoder
+from tokenizer.load import load, token_bytes
 
 Write = Callable[[str], None]
 
@@ -28,15 +31,32 @@ class ChatError(StemmaError):
     """The conversation cannot go on as it is."""
 
 
-class Streamer(TextStreamer):
-    """Hands text on as it is written."""
+class Streamer(BaseStreamer):
+    """Hands text on as it is written, character by character.
 
-    def __init__(self, tokenizer: PreTrainedTokenizerFast, write: Write) -> None:
-        super().__init__(tokenizer, skip_prompt=True, skip_special_tokens=True)
+    Args:
+        token_bytes: the bytes each id stands for, ``[vocab_size]``.
+        write: receives the text.
+    """
+
+    def __init__(self, token_bytes: Sequence[bytes], write: Write) -> None:
+        self.decoder = StreamDecoder(token_bytes)
         self.write = write
+        self.prompt = True  # what comes first
 
-    def on_finalized_text(self, text: str, stream_end: bool = False) -> None:
-        self.write(text)
+    def put(self, value: Tensor) -> None:
+        """Take the prompt, ``[1, tokens]``, and then one token at a time, ``[1]``."""
+        if not self.prompt:
+            self._show("".join(self.decoder.push(index) for index in value.tolist()))
+        self.prompt = False
+
+    def end(self) -> None:
+        """Show what is left of a character that was never completed."""
+        self._show(self.decoder.flush())
+
+    def _show(self, text: str) -> None:
+        if text:
+            self.write(text)
 
 
 class Chat:
@@ -53,6 +73,7 @@ class Chat:
     ) -> None:
         self.model = model
         self.tokenizer = tokenizer
+        self.token_bytes = token_bytes(tokenizer)
         self.tool = tool
         self.task = Task("chat:0:0", "chat", 0, 0, (), (TOOL,) if tool else (), "")
         self.messages: list[Message] = []
@@ -101,7 +122,7 @@ class Chat:
                 ids,
                 attention_mask=torch.ones_like(ids),
                 max_new_tokens=min(room, MAX_NEW_TOKENS),
-                streamer=Streamer(self.tokenizer, write),
+                streamer=Streamer(self.token_bytes, write),
             )
         text = self.tokenizer.decode(
             written[0, len(prompt) :], skip_special_tokens=True, clean_up_tokenization_spaces=False

@@ -7,7 +7,7 @@ import torch
 
 from environments.base import assistant
 from environments.python_math import TOOL
-from posttrain.chat import ChatError, chat, open_chat
+from posttrain.chat import ChatError, Streamer, chat, open_chat
 from pretrain.config import ModelConfig
 from pretrain.convert import hf_config
 from stemma.core.files import write_json
@@ -70,6 +70,16 @@ def test_one_prompt_is_answered_and_ends(folder: Path) -> None:
     chat(folder, prompt="hello", write=pieces.append)
     assert "".join(pieces) == "Good day to you.\n"
     assert len(pieces) > 2  # it came as it was written
+
+
+def test_an_answer_is_shown_by_whole_characters_and_without_its_prompt() -> None:
+    pieces: list[str] = []
+    streamer = Streamer([*(bytes([byte]) for byte in range(256)), b""], pieces.append)
+    streamer.put(torch.tensor([[65, 66]]))
+    for index in [*"né漢\U0001f9ec".encode(), 256, 0xE6]:
+        streamer.put(torch.tensor([index]))
+    streamer.end()
+    assert pieces == ["n", "é", "漢", "\U0001f9ec", "\ufffd"]
 
 
 def test_a_tool_call_is_carried_out_and_its_result_read(folder: Path) -> None:
