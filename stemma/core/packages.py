@@ -5,11 +5,15 @@ its file name, so that every machine fetches the same bytes.
 """
 
 import fcntl
+import lzma
 import os
 import shutil
 import subprocess
 import sys
+import tarfile
 import tempfile
+import zipfile
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -194,3 +198,27 @@ def last_line(text: str) -> str:
 def last_error(text: str) -> str:
     """The line that lists the versions there are; pip prints it before its closing line."""
     return next(line.strip() for line in text.splitlines() if "from versions:" in line)
+
+
+def read_member(archive: Path, member: str) -> bytes:
+    """A file's content out of a fetched wheel, zip or tarball.
+
+    Raises:
+        DamagedError: the archive cannot be read.
+        PackageError: it has no such member, or is no kind of archive this function reads.
+    """
+    try:
+        if archive.name.endswith((".whl", ".zip")):
+            with zipfile.ZipFile(archive) as zipped:
+                return zipped.read(member)
+        if archive.name.endswith((".tgz", ".tar.gz", ".tar.bz2", ".tar.xz")):
+            with tarfile.open(archive) as tarred:
+                stream = tarred.extractfile(member)
+                if stream is not None:
+                    return stream.read()
+                raise KeyError(member)
+    except KeyError as error:
+        raise PackageError(f"{archive.name} has no file {member!r}") from error
+    except (zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, EOFError, OSError) as error:
+        raise DamagedError(f"{archive} cannot be read ({error}). It was left as it is.") from error
+    raise PackageError(f"{archive.name} is neither a wheel, a zip nor a tarball; no file is read out of it")
