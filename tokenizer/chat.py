@@ -5,14 +5,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tokenizers import Tokenizer, models
-from transformers import PreTrainedTokenizerFast
 
 from tokenizer.errors import TextError
 from tokenizer.load import check_text, encode_plain
 from tokenizer.specials import ASSISTANT, CONTROL, END_OF_TEXT
+
+if TYPE_CHECKING:  # importing transformers takes over a second
+    from transformers import PreTrainedTokenizerFast
 
 NO_THINK = "<think>\n\n</think>\n\n"
 _CONTROL = re.compile("(" + "|".join(map(re.escape, CONTROL)) + ")")
@@ -39,7 +41,7 @@ def chat_template() -> str:
 
 
 def render(
-    tokenizer: PreTrainedTokenizerFast,
+    tokenizer: "PreTrainedTokenizerFast",
     messages: Sequence[Mapping[str, Any]],
     tools: Sequence[Mapping[str, Any]] | None = None,
     add_generation_prompt: bool = False,
@@ -108,8 +110,10 @@ def render_text(
 
 
 @cache
-def _template_only() -> PreTrainedTokenizerFast:
+def _template_only() -> "PreTrainedTokenizerFast":
     """A tokenizer without entries, to render exactly as the saved ones will."""
+    from transformers import PreTrainedTokenizerFast
+
     return PreTrainedTokenizerFast(tokenizer_object=Tokenizer(models.BPE()), chat_template=chat_template())
 
 

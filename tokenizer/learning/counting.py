@@ -25,8 +25,9 @@ from stemma.core.errors import DamagedError, StageFailed
 from stemma.core.files import read_json, sync_folder, write_json
 from stemma.core.lifeline import die_with
 from tokenizer.learning.sample import Part, document_files, read_file
-from tokenizer.learning.table import WordTable, utf8
+from tokenizer.learning.table import WordTable
 from tokenizer.learning.wordfiles import sums, text_bytes, write_words
+from tokenizer.load import check_text
 
 MEMORY = 1 << 30
 _JOB_BYTES = 32 << 20
@@ -56,7 +57,8 @@ class Counter:
         Raises:
             TextError: it has a lone surrogate.
         """
-        raw = utf8(text)
+        check_text(text)
+        raw = text.encode()
         start = 0
         while True:
             stop = self._table.add(raw, start)

@@ -9,9 +9,9 @@ from collections.abc import Iterable
 import numpy as np
 from numba import njit
 
-from tokenizer.errors import TextError
 from tokenizer.learning.wordfiles import sort_words
 from tokenizer.learning.words import Words
+from tokenizer.load import check_text
 from tokenizer.splitting.scan import next_end
 from tokenizer.splitting.unicode import character_classes
 
@@ -150,21 +150,6 @@ class WordTable:
         return True
 
 
-def utf8(text: str) -> bytes:
-    """UTF-8 of a text.
-
-    Raises:
-        TextError: it has a lone surrogate.
-    """
-    try:
-        return text.encode()
-    except UnicodeEncodeError as error:
-        raise TextError(
-            f"a text to count has a lone surrogate, {text[error.start]!r} at character {error.start}: it is "
-            "no Unicode text and has no UTF-8. Decode its source with errors='replace' or drop it."
-        ) from error
-
-
 def count_words(texts: Iterable[str]) -> Words:
     """Count the pre-tokens of a few texts, in this process and in memory.
 
@@ -173,5 +158,6 @@ def count_words(texts: Iterable[str]) -> Words:
     """
     table = WordTable()
     for text in texts:
-        table.add(utf8(text))
+        check_text(text)
+        table.add(text.encode())
     return table.words()
