@@ -31,6 +31,7 @@ DONE, EXHAUSTED, PAUSED, FULL = range(4)
 # Places in `State.numbers`.
 RANKS, WITH_ID, PAIRS, CANDIDATES, WRITTEN, NEED_POSITIONS, NEED_PAIRS = range(7)
 LEFT, RIGHT = 0, 1
+MARKS = 2  # candidates a join may add beside pairs: its two parts, as scaffolds
 
 
 class State(NamedTuple):
@@ -123,7 +124,7 @@ def learn(state: State, goal: int, min_frequency: int, first: int, scaffold: boo
         if (
             numbers[WRITTEN] + room > len(state.positions)
             or 5 * (numbers[PAIRS] + kinds) > 4 * len(table)
-            or numbers[CANDIDATES] + kinds + 2 > len(heap)
+            or numbers[CANDIDATES] + kinds + MARKS > len(heap)
             or numbers[RANKS] == len(state.origins)
         ):
             numbers[NEED_POSITIONS], numbers[NEED_PAIRS] = room, kinds

@@ -27,6 +27,7 @@ from tokenizer.learning.joining import (
     CANDIDATES,
     EXHAUSTED,
     FULL,
+    MARKS,
     NEED_PAIRS,
     NEED_POSITIONS,
     PAIRS,
@@ -56,6 +57,7 @@ from tokenizer.vocabulary import Entry, Vocabulary
 
 PAUSE = 1024  # joins between two calls of `progress`
 CHUNK = 1 << 18  # words cut at a time by the vocabulary there is
+LEAST_PAIRS = 1 << 16  # room for pairs to begin with
 MOST_BYTES = (1 << 31) - 4  # positions are int32
 
 
@@ -144,7 +146,7 @@ def _begin(
         cells=np.full(size + 2, -1, np.int32),
         word_of=np.full(size + 2, -1, np.int32),
         weights=words.counts,
-        table=new_table(1 << 16),
+        table=new_table(LEAST_PAIRS),
         heap=np.empty((0, 2), np.int64),
         positions=np.empty(0, np.int32),
         origins=origins[:had],
@@ -196,10 +198,20 @@ def _cut(state: State, ranks: Ranks, words: Words) -> None:
 
 
 def _make_room(state: State, min_frequency: int) -> State:
-    """Drop what is out of date from the table, the lists and the heap, and enlarge what is still too small."""
-    if int(state.numbers[RANKS]) == len(state.origins):
+    """Drop what is out of date from what the next join would overfill, and enlarge what is still too small."""
+    numbers = state.numbers
+    if int(numbers[RANKS]) == len(state.origins):
         state = _more_ranks(state, len(state.origins) + len(state.origins) // 4)
-    state = _rehash(state, min_frequency, int(state.numbers[NEED_PAIRS]))
+    state = _rehash(state, min_frequency, int(numbers[NEED_PAIRS]))
+    if numbers[WRITTEN] + numbers[NEED_POSITIONS] > len(state.positions):
+        state = _compacted(state)
+    if numbers[CANDIDATES] + numbers[NEED_PAIRS] + MARKS > len(state.heap):
+        state = _with_heap(state, min_frequency)
+    return state
+
+
+def _compacted(state: State) -> State:
+    """Lists of positions moved together, with room for as many as the next join asks for."""
     rows = np.flatnonzero((state.table[:, KEY] != EMPTY) & (state.table[:, LENGTH] > 0))
     rows = rows[np.argsort(state.table[rows, START])]
     written = compact(state, rows)
@@ -209,7 +221,7 @@ def _make_room(state: State, min_frequency: int) -> State:
         positions = np.empty(needed + needed // 2, np.int32)
         positions[:written] = state.positions[:written]
         state = state._replace(positions=positions)
-    return _with_heap(state, min_frequency)
+    return state
 
 
 def _rehash(state: State, min_frequency: int, extra: int) -> State:
@@ -225,10 +237,11 @@ def _rehash(state: State, min_frequency: int, extra: int) -> State:
 
 def _with_heap(state: State, min_frequency: int) -> State:
     """The candidates anew: every pair that has positions, and every scaffold."""
-    room = 2 * int(state.numbers[NEED_PAIRS]) + 1024
     scaffolds = np.flatnonzero(state.scaffolds)
     scaffolds = scaffolds[state.frequencies[scaffolds] >= min_frequency]
-    heap = np.empty((int(state.numbers[PAIRS]) + len(scaffolds) + room, 2), np.int64)
+    candidates = int(state.numbers[PAIRS]) + len(scaffolds)
+    room = max(int(state.numbers[NEED_PAIRS]) + MARKS, candidates // 2, LEAST_PAIRS)
+    heap = np.empty((candidates + room, 2), np.int64)
     size = heap_of(state.table, heap)
     for rank in scaffolds.tolist():
         size = push(heap, size, int(state.frequencies[rank]), ENTRY + rank)
