@@ -8,7 +8,9 @@ instead of up to three.
 from tokenizers import Regex
 from tokenizers.pre_tokenizers import ByteLevel, PreTokenizer, Sequence, Split
 
-CJK_RUNS = "[가-힣ㄱ-ㆎ]+|[！…“”‘’—：；，、-〿︰-﹏]+|[ㄅ-ㄯ]+|[一-龥぀-ゟ゠-ヿ]+"
+from tokenizer.splitting.unicode import CJK
+
+CJK_RUNS = "|".join(f"[{characters}]+" for characters in CJK)
 
 _UPPER = r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]"
 _LOWER = r"[\p{Ll}\p{Lm}\p{Lo}\p{M}]"
@@ -21,6 +23,36 @@ WORDS = "|".join(
         r" ?[^\s\p{L}\p{N}]+[\r\n/]*",
         r"\s*[\r\n]+",
         r"\s+(?!\S)",
+        r"\s+",
+    )
+)
+
+# The cascade as one pattern, for readers that split once (tiktoken): what can stand in a CJK run is taken out
+# of every class, so no match crosses the edge of a run, and each run has alternatives of its own. Written
+# without set operations, which engines spell differently: an intersection is what is not outside of either.
+_CJK = "".join(CJK)
+_OUTSIDE = rf"\p{{N}}\p{{Z}}\p{{P}}\p{{S}}\p{{C}}{_CJK}"
+_PREFIX = rf"[^\r\n\p{{L}}\p{{N}}{_CJK}]?"
+_UPPER_ONLY = rf"[^\p{{Ll}}{_OUTSIDE}]"
+_LOWER_ONLY = rf"[^\p{{Lu}}\p{{Lt}}{_OUTSIDE}]"
+_PUNCTUATION_LETTERS = r"々〆\u302A-\u302F〱-〵〻〼"
+_PUNCTUATION_SYMBOLS = r"！…“”‘’—：；，、-〄〈-〠\u302A-〰〶〷〽-〿︰-﹏"  # with marks, as in WORDS
+_KANA_LETTERS = r"一-龥ぁ-\u3096\u3099\u309Aゝ-ゟァ-ヺー-ヿ"
+_KANA_SYMBOLS = r"\u3040\u3097-゜゠・"
+PATTERN = "|".join(
+    (
+        rf"{_PREFIX}{_UPPER_ONLY}*{_LOWER_ONLY}+{_CONTRACTION}",
+        rf"{_PREFIX}{_UPPER_ONLY}+{_LOWER_ONLY}*{_CONTRACTION}",
+        rf"[{CJK[0]}]+",
+        rf"[{_PUNCTUATION_SYMBOLS}]?[{_PUNCTUATION_LETTERS}]+",
+        rf"[{_PUNCTUATION_SYMBOLS}]+",
+        rf"[{CJK[2]}]+",
+        rf"[{_KANA_SYMBOLS}]?[{_KANA_LETTERS}]+",
+        rf"[{_KANA_SYMBOLS}]+",
+        r"\p{N}",
+        rf" ?[^\s\p{{L}}\p{{N}}{_CJK}]+[\r\n/]*",
+        r"\s*[\r\n]+",
+        rf"\s+(?![^\s{_CJK}])",
         r"\s+",
     )
 )

@@ -13,8 +13,8 @@ from numba import njit
 from numpy.typing import NDArray
 
 from tokenizer.splitting.unicode import (
+    CODE_POINTS,
     KIND,
-    LETTER,
     LOWER,
     MARK,
     NEWLINE,
@@ -29,25 +29,25 @@ from tokenizer.splitting.unicode import (
 _APOSTROPHE = 0x27
 _SLASH = 0x2F
 _BLANK = 0x20
+_ASCII = 0x80  # the first byte above it
 
 
 @njit(cache=True, nogil=True)
 def _character(data, position, stop, classes):  # type: ignore[no-untyped-def]
-    """Class of the character at ``position``, and where the next one begins. Broken UTF-8 is ``OTHER``."""
+    """Class of the character at ``position``, and where the next one begins."""
     lead = data[position]
-    if lead < 0x80:
+    if lead < _ASCII:
         return classes[lead], position + 1
-    if lead < 0xC2 or lead > 0xF4:
-        return np.uint8(OTHER), position + 1
     width = 2 if lead < 0xE0 else 3 if lead < 0xF0 else 4
     if position + width > stop:
         return np.uint8(OTHER), position + 1
-    code = np.int64(lead) & (0x7F >> width)
-    for index in range(position + 1, position + width):
-        if data[index] & 0xC0 != 0x80:
-            return np.uint8(OTHER), position + 1
-        code = code << 6 | (data[index] & 0x3F)
-    if code > 0x10FFFF:
+    code = (np.int64(lead) & 0x3F) << 6 | (data[position + 1] & 0x3F)
+    if width > 2:
+        code = code << 6 | (data[position + 2] & 0x3F)
+    if width > 3:
+        code = code << 6 | (data[position + 3] & 0x3F)
+    code &= (1 << (5 * width + 1)) - 1  # without the lead's bits that tell the width
+    if code >= CODE_POINTS:
         return np.uint8(OTHER), position + 1
     return classes[code], position + width
 
@@ -55,7 +55,7 @@ def _character(data, position, stop, classes):  # type: ignore[no-untyped-def]
 @njit(cache=True, nogil=True)
 def _contraction(data, position, stop):  # type: ignore[no-untyped-def]
     """End of ``'s``, ``'t``, ``'re``, ``'ve``, ``'m``, ``'ll`` or ``'d`` at ``position``, or ``position``."""
-    if position + 1 >= stop or data[position] != _APOSTROPHE:
+    if position + 1 >= stop:
         return position
     first = data[position + 1] | 0x20
     if first == 0x73 or first == 0x74 or first == 0x6D or first == 0x64:  # s t m d
@@ -81,7 +81,7 @@ def _letters(data, start, stop, run, classes):  # type: ignore[no-untyped-def]
     while position < stop:
         found, after = _character(data, position, stop, classes)
         kind = found & KIND
-        if found >> RUN != run or kind == OTHER or kind > MARK:
+        if found >> RUN != run or kind < UPPER or kind > MARK:
             break
         position = after
         if kind == LOWER:
@@ -130,18 +130,8 @@ def _spaces(data, start, stop, classes):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, nogil=True)
-def next_end(data, start, stop, classes):  # type: ignore[no-untyped-def]
-    """End of the pre-token that begins at ``start``: called by the kernels that count and encode.
-
-    Args:
-        data: UTF-8, ``[bytes]`` uint8. Broken UTF-8 is cut like symbols, never read past ``stop``.
-        start: where a pre-token begins: the start of a text, or an earlier answer.
-        stop: end of the text; above ``start``.
-        classes: ``character_classes()``.
-
-    Returns:
-        Its end, above ``start`` and at most ``stop``, int64.
-    """
+def _end(data, start, stop, classes):  # type: ignore[no-untyped-def]
+    """``next_end`` for any characters."""
     found, second = _character(data, start, stop, classes)
     kind = found & KIND
     run = found >> RUN
@@ -151,7 +141,9 @@ def next_end(data, start, stop, classes):  # type: ignore[no-untyped-def]
         letters = second if kind in (OTHER, SPACE) else start
         end = _letters(data, letters, stop, run, classes)
         if end > letters:
-            return _contraction(data, end, stop) if run == 0 else end
+            if run == 0 and end < stop and data[end] == _APOSTROPHE:
+                return _contraction(data, end, stop)
+            return end
         if kind == OTHER:
             return _symbols(data, second, stop, run, classes)
         if data[start] == _BLANK and second < stop:
@@ -159,6 +151,54 @@ def next_end(data, start, stop, classes):  # type: ignore[no-untyped-def]
             if found == OTHER:
                 return _symbols(data, third, stop, run, classes)
     return _spaces(data, start, stop, classes)
+
+
+@njit(cache=True, nogil=True)
+def next_end(data, start, stop, classes):  # type: ignore[no-untyped-def]
+    """End of the pre-token that begins at ``start``: called by the kernels that count and encode.
+
+    Most pre-tokens are of ASCII and end before ASCII, where letters have a case and there are no marks: those
+    take a short way, about twice as fast, and the others begin again by ``_end``.
+
+    Args:
+        data: valid UTF-8, ``[bytes]`` uint8. Broken UTF-8 is cut anywhere, but not read past ``stop``.
+        start: where a pre-token begins: the start of a text, or an earlier answer.
+        stop: end of the text; above ``start``.
+        classes: ``character_classes()``.
+
+    Returns:
+        Its end, above ``start`` and at most ``stop``, int64.
+    """
+    first = data[start]
+    kind = classes[first]
+    if first >= _ASCII:
+        return _end(data, start, stop, classes)
+    if kind == NUMBER:
+        return start + 1
+    if kind == NEWLINE:
+        return _spaces(data, start, stop, classes)
+    letters = position = start + 1 if kind in (OTHER, SPACE) else start
+    while position < stop and np.uint8(data[position] - 0x41) < 26:  # A to Z
+        position += 1
+    while position < stop and np.uint8(data[position] - 0x61) < 26:  # a to z
+        position += 1
+    if position > letters:
+        if position < stop and data[position] >= _ASCII:
+            return _end(data, start, stop, classes)
+        if position < stop and data[position] == _APOSTROPHE:
+            return _contraction(data, position, stop)
+        return position
+    symbols = position
+    if kind == OTHER or first == _BLANK:
+        while position < stop and classes[data[position]] == OTHER and data[position] < _ASCII:
+            position += 1
+    if position < stop and data[position] >= _ASCII:
+        return _end(data, start, stop, classes)
+    if kind == SPACE and position == symbols:
+        return _spaces(data, start, stop, classes)
+    while position < stop and (data[position] == _SLASH or classes[data[position]] == NEWLINE):
+        position += 1
+    return position
 
 
 @njit(cache=True, nogil=True)
@@ -189,6 +229,3 @@ def cut(text: str) -> list[bytes]:
     data = text.encode()
     ends = split(np.frombuffer(data, np.uint8)).tolist()
     return [data[first:last] for first, last in zip([0, *ends], ends)]
-
-
-assert LETTER < MARK  # the comparisons above are by order: OTHER, UPPER, LOWER, LETTER, MARK, the rest

@@ -9,7 +9,8 @@ from tokenizer.splitting.ranges import RANGES
 
 CODE_POINTS = 0x110000
 
-# Classes, the low three bits of an entry of ``character_classes()``. A code point has exactly one.
+# Classes, the low three bits of an entry of ``character_classes()``. A code point has exactly one. Their
+# order matters to the scanner: words are made of UPPER to MARK, and what follows lower case is LOWER to MARK.
 OTHER = 0  # punctuation, symbols, controls, unassigned
 UPPER = 1  # Lu, Lt
 LOWER = 2  # Ll
