@@ -23,6 +23,7 @@ from tokenizer.report.html import (
 from tokenizer.report.spans import PER_CHARACTER
 
 PRUNED_SHOWN = 400
+SPELT = frozenset(("entry", "twin", "becomes", "example"))  # what in a row on pruning is bytes of text
 FEW = 10  # documents, below which there is no interval
 KIND_TITLES = {
     "words": "Words, tokens each",
@@ -355,17 +356,20 @@ def _pruned(rows: Sequence[Mapping[str, Any]]) -> str:
     parts = [table(["rule", "entries"], [[text(rule), f"{count:,}"] for rule, count in rules.most_common()])]
     for rule, count in rules.most_common():
         mine = [row for row in rows if row["rule"] == rule][:PRUNED_SHOWN]
-        lines = [[_value(row[name]) for name in row if name != "rule"] for row in mine]
-        shown = table([text(name) for name in mine[0] if name != "rule"], lines, words=len(mine[0]))
+        names = [name for name in mine[0] if name != "rule"]
+        lines = [[_value(name, row.get(name)) for name in names] for row in mine]
+        shown = table([text(name) for name in names], lines, words=len(names))
         more = note(f"and {count - len(mine):,} more") if count > len(mine) else ""
         parts.append(details(f"{text(rule)}: {count:,}", shown + more))
     return "".join(parts)
 
 
-def _value(value: object) -> str:
-    if isinstance(value, list | tuple):
+def _value(name: str, value: object) -> str:
+    if name in SPELT and isinstance(value, str) and value:
+        return entry(_clip(value))
+    if name in SPELT and isinstance(value, list | tuple):
         return " ".join(entry(_clip(str(item))) for item in value)
-    return entry(_clip(value)) if isinstance(value, str) else text("" if value is None else value)
+    return text("" if value is None else value)
 
 
 def _clip(value: str, most: int = 60) -> str:
