@@ -40,15 +40,12 @@ def _character(data, position, stop, classes):  # type: ignore[no-untyped-def]
         return classes[lead], position + 1
     width = 2 if lead < 0xE0 else 3 if lead < 0xF0 else 4
     if position + width > stop:
-        return np.uint8(OTHER), position + 1
-    code = (np.int64(lead) & 0x3F) << 6 | (data[position + 1] & 0x3F)
-    if width > 2:
-        code = code << 6 | (data[position + 2] & 0x3F)
-    if width > 3:
-        code = code << 6 | (data[position + 3] & 0x3F)
-    code &= (1 << (5 * width + 1)) - 1  # without the lead's bits that tell the width
+        return np.uint8(OTHER), stop
+    code = np.int64(lead) & (0x7F >> width)
+    for index in range(position + 1, position + width):
+        code = code << 6 | (data[index] & 0x3F)
     if code >= CODE_POINTS:
-        return np.uint8(OTHER), position + 1
+        return np.uint8(OTHER), position + width
     return classes[code], position + width
 
 
