@@ -1,0 +1,158 @@
+"""Which entries text can produce, and what each is built from.
+
+Encoding returns an entry for one of two reasons: it is a whole pre-token, or joining comes to it inside one.
+The joins that make it inside a longer text are those that make it when it stands alone
+(``tokenizer.merges``), so no text produces an entry that the pre-tokenizer cuts whatever surrounds it, or one
+that is no whole pre-token and whose own bytes are joined to something else.
+
+For the same reason nothing changes for an entry when others are taken out that it is not built from.
+"""
+
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+from tokenizer.splitting.scan import cut, next_end
+from tokenizer.splitting.unicode import CODE_POINTS, character_classes
+
+# Neighbours to try: one character of each class and run that the splits tell apart, and what makes
+# contractions. One on either side is enough: see test_an_entry_fits_if_any_surroundings_leave_it_whole.
+_ANY = ("", "a", ".", "\n", " ", "A", "ª", "\u0301", "가", "！", "ㄅ", "一")
+_LEFT = tuple(text.encode() for text in _ANY)
+_RIGHT = tuple(text.encode() for text in (*_ANY, "/", "s", "S", "l", "L", "e", "E"))
+
+
+def with_parts(ranks: Iterable[int], made: Sequence[Sequence[int]]) -> set[int]:
+    """Ranks, and those of everything their entries are built from.
+
+    Args:
+        ranks: of entries.
+        made: ``tokenizer.merges.pairs`` of the vocabulary, as a list.
+    """
+    found: set[int] = set()
+    pending = list(ranks)
+    while pending:
+        rank = pending.pop()
+        if rank not in found:
+            found.add(rank)
+            pending += [part for part in made[rank] if part >= 0]
+    return found
+
+
+def whole(texts: Sequence[bytes]) -> NDArray[np.bool_]:
+    """Which of the texts are one pre-token, ``[texts]``; parts of UTF-8 characters are none."""
+    valid = np.fromiter(map(_is_text, texts), np.bool_, len(texts))
+    return _uncut(texts, b"", b"") & valid
+
+
+def fit(texts: Sequence[bytes]) -> NDArray[np.bool_]:
+    """Which of the texts some pre-token contains, ``[texts]``: the others are cut whatever surrounds them.
+
+    A text may begin or end within a UTF-8 character.
+    """
+    fitting = np.zeros(len(texts), np.bool_)
+    parts = [index for index, text in enumerate(texts) if not _is_text(text)]
+    fitting[parts] = [_part_fits(texts[index]) for index in parts]
+    left = np.setdiff1d(np.arange(len(texts)), parts)
+    for before, after in itertools.product(_LEFT, _RIGHT):
+        if not len(left):
+            break
+        uncut = _uncut([texts[index] for index in left], before, after)
+        fitting[left[uncut]] = True
+        left = left[~uncut]
+    return fitting
+
+
+def _is_text(text: bytes) -> bool:
+    try:
+        text.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def _uncut(texts: Sequence[bytes], before: bytes, after: bytes) -> NDArray[np.bool_]:
+    """Which texts no cut divides between these neighbours, ``[texts]``."""
+    joined = [before + text + after for text in texts]
+    offsets = np.zeros(len(texts) + 1, np.int64)
+    np.cumsum(np.fromiter(map(len, joined), np.int64, len(joined)), out=offsets[1:])
+    data = np.frombuffer(b"".join(joined), np.uint8)
+    return np.asarray(_undivided(data, offsets, len(before), len(after), character_classes()))
+
+
+@njit(cache=True, nogil=True)
+def _undivided(data, offsets, before, after, classes):  # type: ignore[no-untyped-def]
+    found = np.ones(len(offsets) - 1, np.bool_)
+    for index in range(len(offsets) - 1):
+        place, stop = offsets[index], offsets[index + 1]
+        start = place + before
+        end = stop - after
+        while place < stop:
+            place = next_end(data, place, stop, classes)
+            if start < place < end:
+                found[index] = False
+                break
+    return found
+
+
+def _part_fits(text: bytes) -> bool:
+    """``fit`` of one text that begins or ends within a character: every kind of character is tried there."""
+    body = text.lstrip(bytes(range(0x80, 0xC0)))
+    head = text[: len(text) - len(body)]
+    whole_body = body.decode(errors="ignore").encode()
+    tail = body[len(whole_body) :] if body.startswith(whole_body) else body
+    if not _is_text(whole_body) or whole_body + tail != body:
+        return False
+    for first, last in itertools.product(_endings(head), _beginnings(tail)):
+        for before, after in itertools.product(_LEFT, _RIGHT):
+            pieces = cut((before + first + text + last + after).decode())
+            ends = set(itertools.accumulate(map(len, pieces)))
+            start = len(before + first)
+            if not any(start < end < start + len(text) for end in ends):
+                return True
+    return False
+
+
+def _endings(head: bytes) -> Iterator[bytes]:
+    """What can come before continuation bytes, one for each class of character it makes."""
+    if not head:
+        yield b""
+    elif len(head) < 4:
+        step = 64 ** len(head)
+        first = sum((byte & 0x3F) << 6 * place for place, byte in enumerate(reversed(head)))
+        yield from (_utf8(code)[: -len(head)] for code in _kinds(range(first, CODE_POINTS, step), head, -1))
+
+
+def _beginnings(tail: bytes) -> Iterator[bytes]:
+    """What can come after the beginning of a character, one for each class of character it makes."""
+    if not tail:
+        yield b""
+    else:
+        width = 2 if tail[0] < 0xE0 else 3 if tail[0] < 0xF0 else 4
+        code = tail[0] & (0x7F >> width)
+        for byte in tail[1:]:
+            code = code << 6 | (byte & 0x3F)
+        step = 64 ** (width - len(tail))
+        codes = range(code * step, min((code + 1) * step, CODE_POINTS))
+        yield from (_utf8(code)[len(tail) :] for code in _kinds(codes, tail, 1))
+
+
+def _utf8(code: int) -> bytes:
+    return chr(code).encode("utf-8", "surrogatepass")
+
+
+def _kinds(codes: range, part: bytes, side: int) -> list[int]:
+    """Of characters whose UTF-8 begins (side 1) or ends (-1) with bytes, the first of each class."""
+    classes = character_classes()[codes.start : codes.stop : codes.step]
+    found = []
+    for kind in np.unique(classes).tolist():
+        for place in np.flatnonzero(classes == kind).tolist():
+            written = _utf8(codes[place])
+            fits = written.startswith(part) if side > 0 else written.endswith(part)
+            if fits and len(written) > len(part) and not 0xD800 <= codes[place] < 0xE000:
+                found.append(codes[place])
+                break
+    return found
