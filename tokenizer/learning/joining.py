@@ -3,7 +3,12 @@
 What makes it fast: the words lie end to end in one array, a cell a byte, in which a neighbour is found by
 arithmetic; each pair has the list of its positions, written once when the pair comes up; counts of neighbours
 are summed in arrays indexed by symbol, so the hash table is asked once per kind of neighbour; and a pair that
-comes up less often than ``min_frequency`` is never entered, since it cannot grow (but see ``_appearances``).
+comes up less often than a pair must (``least``) is never entered, since it cannot grow.
+
+It can in one case: where a second pair makes an entry that is there. From bytes that never happens, since what
+stands between two boundaries is joined in one way; but a vocabulary that was pruned or published can have an
+entry without the parts it is now learned to be made of. The new occurrences are then added to what the table
+has; up to ``least - 1`` earlier occurrences of a pair stay forgotten.
 """
 
 from typing import NamedTuple
@@ -81,10 +86,11 @@ class State(NamedTuple):
 
 
 @njit(cache=True, nogil=True)
-def learn(state: State, goal: int, min_frequency: int, first: int, scaffold: bool, pause: int) -> int:
+def learn(state: State, goal: int, least: int, first: int, scaffold: bool, pause: int) -> int:
     """Join pairs until ``goal`` entries have an id.
 
     Args:
+        least: occurrences a pair needs, times the words' scale.
         first: rank of the first entry that may become a scaffold.
         pause: joins after which to come back for a report of progress.
 
@@ -95,8 +101,8 @@ def learn(state: State, goal: int, min_frequency: int, first: int, scaffold: boo
     for _ in range(pause):
         if numbers[WITH_ID] >= goal:
             return DONE
-        count = _settle(state, min_frequency)
-        if count < min_frequency:
+        count = _settle(state, least)
+        if count < least:
             return EXHAUSTED
         key = heap[0, 1]
         if key >= ENTRY:
@@ -119,8 +125,8 @@ def learn(state: State, goal: int, min_frequency: int, first: int, scaffold: boo
             continue
         made = _named(state.text, state.names, state.origins, state.lengths, at, length)
         again = made >= 0
-        room = 2 * table[row, LENGTH] + (2 * _appearances(state, made) if again else 0)
-        kinds = min(room, 2 * (numbers[RANKS] + 1))
+        room = 2 * table[row, LENGTH] + (_listed(state, row, made) if again else 0)
+        kinds = min(2 * table[row, LENGTH], 2 * (numbers[RANKS] + 1))
         if (
             numbers[WRITTEN] + room > len(state.positions)
             or 5 * (numbers[PAIRS] + kinds) > 4 * len(table)
@@ -139,20 +145,17 @@ def learn(state: State, goal: int, min_frequency: int, first: int, scaffold: boo
             _enter_name(state.text, state.names, state.origins, state.lengths, made)
             numbers[RANKS] += 1
             numbers[WITH_ID] += 1
-        places = _join(state, row, made)
-        if again:
-            places = _appear(state, made)
-        _enter_neighbours(state, places, made, min_frequency)
+        _enter_neighbours(state, _join(state, row, made), made, least)
         if scaffold:
-            next_count = _settle(state, min_frequency)
-            _mark(state, left, next_count, first, min_frequency)
+            next_count = _settle(state, least)
+            _mark(state, left, next_count, first, least)
             if right != left:
-                _mark(state, right, next_count, first, min_frequency)
+                _mark(state, right, next_count, first, least)
     return PAUSED
 
 
 @njit(cache=True, nogil=True)
-def _settle(state: State, min_frequency: int) -> int:
+def _settle(state: State, least: int) -> int:
     """Bring the true head of the heap to its top; returns its count, 0 if there is none."""
     heap, table = state.heap, state.table
     size = state.numbers[CANDIDATES]
@@ -165,9 +168,9 @@ def _settle(state: State, min_frequency: int) -> int:
         else:
             row = slot_of(table, key)
             count = table[row, COUNT] if table[row, KEY] == key and table[row, LENGTH] > 0 else 0
-        if count >= min_frequency and count == heap[0, 0]:
+        if count >= least and count == heap[0, 0]:
             break
-        if count < min_frequency:
+        if count < least:
             size = pop(heap, size)
         else:
             sink(heap, size, count, key)
@@ -176,14 +179,14 @@ def _settle(state: State, min_frequency: int) -> int:
 
 
 @njit(cache=True, nogil=True)
-def _mark(state: State, rank: int, next_count: int, first: int, min_frequency: int) -> None:
+def _mark(state: State, rank: int, next_count: int, first: int, least: int) -> None:
     """Make an entry a scaffold if the next candidate is more frequent, and a candidate itself."""
     frequency = state.frequencies[rank]
     if rank < first or state.scaffolds[rank] or frequency >= next_count:
         return
     state.scaffolds[rank] = True
     state.numbers[WITH_ID] -= 1
-    if frequency >= min_frequency:
+    if frequency >= least:
         state.numbers[CANDIDATES] = push(state.heap, state.numbers[CANDIDATES], frequency, ENTRY + rank)
 
 
@@ -205,6 +208,13 @@ def stands(cells: NDArray[np.int32], word_of: NDArray[np.int32], at: int, width:
         return False
     after = at + width
     return cells[after] == pair & SYMBOL_MASK and word_of[after] == word_of[at]
+
+
+@njit(cache=True, nogil=True)
+def symbol_before(cells: NDArray[np.int32], at: int) -> int:
+    """The symbol that ends before a cell where one begins."""
+    cell = np.int64(cells[at - 1])
+    return cell if cell >= 0 else ~cell
 
 
 @njit(cache=True, nogil=True)
@@ -241,7 +251,7 @@ def _join(state: State, row: int, made: int) -> NDArray[np.int32]:
         cells[at + middle] = ~made
         cells[end - 1] = ~made
         if word_of[at - 1] == word:
-            before = cells[at - 1] if cells[at - 1] >= 0 else ~cells[at - 1]
+            before = symbol_before(cells, at)
             touched[LEFT, lefts] = before
             lefts += _touch(changes, sizes, LEFT, before, weight)
         if word_of[end] == word:
@@ -266,94 +276,134 @@ def _join(state: State, row: int, made: int) -> NDArray[np.int32]:
         add_to(state.table, right << SYMBOL_BITS | after, -changes[RIGHT, after])
         add_to(state.table, made << SYMBOL_BITS | after, changes[RIGHT, after])
         changes[RIGHT, after] = sizes[RIGHT, after] = 0
+    state.table[row, COUNT] = 0
     return positions[start : start + joined]
 
 
 @njit(cache=True, nogil=True)
-def _enter_neighbours(state: State, places: NDArray[np.int32], made: int, min_frequency: int) -> None:
+def _enter_neighbours(state: State, places: NDArray[np.int32], made: int, least: int) -> None:
     """Enter the pairs of ``made`` with its neighbours, and their positions.
 
     Args:
-        places: every cell where ``made`` begins, ascending.
+        places: the cells where ``made`` begins by now and did not before, ascending.
     """
-    cells, word_of, weights, positions = state.cells, state.word_of, state.weights, state.positions
-    changes, sizes, touched = state.changes, state.sizes, state.touched
-    length = state.lengths[made]
-    kinds = np.zeros(2, np.int64)
-    # (made, made) is seen from its left one alone, as a right neighbour.
+    cells, word_of, positions, table = state.cells, state.word_of, state.positions, state.table
+    changes, sizes, cursors, touched = state.changes, state.sizes, state.cursors, state.touched
+    numbers, length = state.numbers, state.lengths[made]
+    lefts, rights, last = 0, 0, -1
     for at in places:
         word = word_of[at]
-        weight = weights[word]
+        weight = state.weights[word]
         if word_of[at - 1] == word:
-            before = cells[at - 1] if cells[at - 1] >= 0 else ~cells[at - 1]
+            before = symbol_before(cells, at)
             if before != made:
-                touched[LEFT, kinds[LEFT]] = before
-                kinds[LEFT] += _touch(changes, sizes, LEFT, before, weight)
+                touched[LEFT, lefts] = before
+                lefts += _touch(changes, sizes, LEFT, before, weight)
+            elif last != at - length:  # else that one has seen this one at its right
+                touched[RIGHT, rights] = made
+                rights += _touch(changes, sizes, RIGHT, made, weight)
         if word_of[at + length] == word:
-            touched[RIGHT, kinds[RIGHT]] = cells[at + length]
-            kinds[RIGHT] += _touch(changes, sizes, RIGHT, cells[at + length], weight)
+            touched[RIGHT, rights] = cells[at + length]
+            rights += _touch(changes, sizes, RIGHT, cells[at + length], weight)
+        last = at
     for side in range(2):
-        for kind in range(kinds[side]):
+        for kind in range(lefts if side == LEFT else rights):
             symbol = np.int64(touched[side, kind])
             key = symbol << SYMBOL_BITS | made if side == LEFT else made << SYMBOL_BITS | symbol
-            count = changes[side, symbol]
-            row = slot_of(state.table, key)
-            if state.table[row, KEY] == key:
-                count = state.table[row, COUNT]
-            elif count >= min_frequency:
-                state.table[row, KEY] = key
-                state.table[row, COUNT] = count
-                state.numbers[PAIRS] += 1
+            row = slot_of(table, key)
+            listed = 0
+            if table[row, KEY] == key:
+                listed = table[row, LENGTH]
+            elif changes[side, symbol] >= least:
+                table[row, KEY], table[row, COUNT] = key, changes[side, symbol]
+                numbers[PAIRS] += 1
             else:
-                state.cursors[side, symbol] = -1
+                cursors[side, symbol] = -1
                 continue
-            state.table[row, START] = state.cursors[side, symbol] = state.numbers[WRITTEN]
-            state.table[row, LENGTH] = sizes[side, symbol]
-            state.numbers[WRITTEN] += sizes[side, symbol]
-            state.numbers[CANDIDATES] = push(state.heap, state.numbers[CANDIDATES], count, key)
+            # The new positions go behind the room for those the pair has; `changes` keeps where those are.
+            changes[side, symbol] = table[row, START]
+            cursors[side, symbol] = numbers[WRITTEN] + listed
+            table[row, START] = numbers[WRITTEN]
+            table[row, LENGTH] = listed + sizes[side, symbol]
+            numbers[WRITTEN] += table[row, LENGTH]
+            numbers[CANDIDATES] = push(state.heap, numbers[CANDIDATES], table[row, COUNT], key)
+    last = -1
     for at in places:
         word = word_of[at]
         if word_of[at - 1] == word:
-            before = cells[at - 1] if cells[at - 1] >= 0 else ~cells[at - 1]
-            if before != made and state.cursors[LEFT, before] >= 0:
-                positions[state.cursors[LEFT, before]] = at - state.lengths[before]
-                state.cursors[LEFT, before] += 1
+            before = symbol_before(cells, at)
+            if before != made:
+                _write(positions, cursors, LEFT, before, at - state.lengths[before])
+            elif last != at - length:
+                _write(positions, cursors, RIGHT, made, at - length)
         if word_of[at + length] == word:
-            after = cells[at + length]
-            if state.cursors[RIGHT, after] >= 0:
-                positions[state.cursors[RIGHT, after]] = at
-                state.cursors[RIGHT, after] += 1
+            _write(positions, cursors, RIGHT, cells[at + length], at)
+        last = at
     for side in range(2):
-        for kind in range(kinds[side]):
-            symbol = touched[side, kind]
+        for kind in range(lefts if side == LEFT else rights):
+            symbol = np.int64(touched[side, kind])
+            if cursors[side, symbol] >= 0:
+                key = symbol << SYMBOL_BITS | made if side == LEFT else made << SYMBOL_BITS | symbol
+                row = slot_of(table, key)
+                new = cursors[side, symbol] - sizes[side, symbol]
+                _merge_lists(positions, changes[side, symbol], table[row, START], new, cursors[side, symbol])
             changes[side, symbol] = sizes[side, symbol] = 0
 
 
 @njit(cache=True, nogil=True)
-def _appearances(state: State, made: int) -> int:
-    """In how many places an entry stands: asked only when a second pair makes the same entry.
-
-    That is rare (not once in 64k merges of 100 MB of English and code), so nothing is kept ready for it. Pairs
-    that were too rare to enter may become frequent enough then, hence the whole text is looked through.
-    """
-    found, at = 0, 1
-    while at < len(state.cells) - 1:
-        found += state.cells[at] == made
-        at += state.lengths[state.cells[at]]
-    return found
+def _write(
+    positions: NDArray[np.int32], cursors: NDArray[np.int64], side: int, symbol: int, place: int
+) -> None:
+    """Add to the list of a pair, if it was entered."""
+    if cursors[side, symbol] >= 0:
+        positions[cursors[side, symbol]] = place
+        cursors[side, symbol] += 1
 
 
 @njit(cache=True, nogil=True)
-def _appear(state: State, made: int) -> NDArray[np.int32]:
-    """The places where an entry stands, ascending."""
-    places = np.empty(_appearances(state, made), np.int32)
-    found, at = 0, 1
-    while at < len(state.cells) - 1:
-        if state.cells[at] == made:
-            places[found] = at
-            found += 1
-        at += state.lengths[state.cells[at]]
-    return places
+def _merge_lists(positions: NDArray[np.int32], old: int, to: int, new: int, stop: int) -> None:
+    """Merge the lists at ``old`` (``new - to`` long) and ``new`` (up to ``stop``), both ascending, to ``to``."""
+    end = old + new - to
+    while old < end:
+        if new < stop and positions[new] < positions[old]:
+            positions[to] = positions[new]
+            new += 1
+        else:
+            positions[to] = positions[old]
+            old += 1
+        to += 1
+
+
+@njit(cache=True, nogil=True)
+def _listed(state: State, row: int, made: int) -> int:
+    """How many positions the pairs have that a join would add to, where ``made`` is there already."""
+    cells, word_of, sizes, table = state.cells, state.word_of, state.sizes, state.table
+    pair, start = table[row, KEY], table[row, START]
+    width, length = state.lengths[pair >> SYMBOL_BITS], state.lengths[made]
+    listed = _length_of(table, made << SYMBOL_BITS | made)
+    for step in (1, 0):  # once to mark the neighbours seen, once to forget them
+        for index in range(start, start + table[row, LENGTH]):
+            at = state.positions[index]
+            if not stands(cells, word_of, at, width, pair):
+                continue
+            if word_of[at - 1] == word_of[at]:
+                before = symbol_before(cells, at)
+                if step and not sizes[LEFT, before]:
+                    listed += _length_of(table, before << SYMBOL_BITS | made)
+                sizes[LEFT, before] = step
+            if word_of[at + length] == word_of[at]:
+                after = np.int64(cells[at + length])
+                if step and not sizes[RIGHT, after]:
+                    listed += _length_of(table, made << SYMBOL_BITS | after)
+                sizes[RIGHT, after] = step
+    return listed
+
+
+@njit(cache=True, nogil=True)
+def _length_of(table: NDArray[np.int64], key: int) -> int:
+    """Positions a pair has, if the table has it."""
+    row = slot_of(table, key)
+    return table[row, LENGTH] if table[row, KEY] == key else np.int64(0)
 
 
 @njit(cache=True, nogil=True)

@@ -1,18 +1,19 @@
 """Byte-pair merging: extends a vocabulary by the most frequent pairs of neighbours in counted words.
 
 Words are first cut by the vocabulary there is (``tokenizer.encoding.ranks``), then the most frequent pair is
-joined everywhere and becomes an entry, until the budget is spent. From bytes this gives the entries of Hugging
-Face's ``BpeTrainer`` in its order, ties and all:
+joined everywhere and becomes an entry, until the budget is spent. From bytes this gives the entries that
+Hugging Face's ``BpeTrainer`` gives, in its order:
 
-- a pair counts as often as it stands there, overlapping included (``aaa`` has two of ``aa``);
-- of pairs equally frequent the one with the lower left rank goes first, then with the lower right rank;
-- a pair whose bytes are an entry already (``a`` + ``bc`` after ``ab`` + ``c``) is joined in its turn and adds
-  nothing.
+- a pair counts as often as it stands there, overlapping included (``aaa`` has two of ``aa``), and is joined
+  leftmost first;
+- of pairs equally frequent the one with the lower left rank goes first, then the one with the lower right rank;
+- a pair whose bytes are an entry already is joined in its turn and adds nothing (from bytes that never comes
+  up, see ``joining``).
 
-Scaffold-BPE (arXiv 2404.17808): when a pair is joined, a part that is left less frequent than the next candidate
-becomes a scaffold and goes back among the candidates with what is left of its count; if its turn comes, or
-another pair makes it, it is an entry again. Only what this call learns can become a scaffold: a stage keeps
-every earlier entry. Of candidates equally frequent, pairs go before scaffolds.
+Scaffold-BPE (arXiv 2404.17808): when a pair is joined, a part that is left less frequent than the next
+candidate becomes a scaffold and goes back among the candidates with what is left of its count; if its turn
+comes, or another pair makes it, it is an entry again. The bytes and what earlier stages learned cannot become
+scaffolds: a stage keeps every earlier entry. Of candidates equally frequent, pairs go before scaffolds.
 """
 
 from collections.abc import Callable, Collection
@@ -79,22 +80,23 @@ def extend(
         words: distinct pre-tokens with counts.
         budget: entries with an id to add.
         stage: name the new entries carry.
-        min_frequency: occurrences a pair needs to be joined.
+        min_frequency: occurrences a pair needs to be joined, in units of ``words.scale``.
         scaffold: learn by Scaffold-BPE.
-        barred: byte strings that must not become entries, such as those pruned; pairs that make them stay apart.
+        barred: byte strings that must not become entries, such as those pruned: what makes them stays apart.
         progress: called with entries added and ``budget`` now and then.
 
     Raises:
         VocabularyError: the words have too few frequent pairs for the budget, or too many distinct bytes.
     """
-    state = _begin(vocabulary, words, budget, min_frequency, barred)
+    least = min_frequency * words.scale
+    state = _begin(vocabulary, words, budget, least, barred)
     had, first = len(vocabulary), len(vocabulary.entries)
     while True:
-        status = learn(state, had + budget, min_frequency, first, scaffold, PAUSE)
+        status = learn(state, had + budget, least, first, scaffold, PAUSE)
         if progress:
             progress(int(state.numbers[WITH_ID]) - had, budget)
         if status == FULL:
-            state = _make_room(state, min_frequency)
+            state = _make_room(state, least)
         elif status != PAUSED:
             break
     if status == EXHAUSTED:
@@ -104,10 +106,10 @@ def extend(
             f"{found} (pairs seen {min_frequency} times or more). Add text to the stage, lower its budget or "
             "tokenizer.vocab_size, or lower min_frequency."
         )
-    return _result(vocabulary, state, stage)
+    return _result(vocabulary, state, stage, words.scale)
 
 
-def _result(vocabulary: Vocabulary, state: State, stage: str) -> Vocabulary:
+def _result(vocabulary: Vocabulary, state: State, stage: str, scale: int) -> Vocabulary:
     """The vocabulary as the kernels left it."""
     had, ranks = len(vocabulary.entries), int(state.numbers[RANKS])
     scaffolds = state.scaffolds[:ranks].tolist()
@@ -117,7 +119,7 @@ def _result(vocabulary: Vocabulary, state: State, stage: str) -> Vocabulary:
     ]
     spans = zip(state.origins[had:ranks].tolist(), state.lengths[had:ranks].tolist(), strict=True)
     new = [
-        Entry(state.text[at : at + length].tobytes(), stage, count, marked)
+        Entry(state.text[at : at + length].tobytes(), stage, round(count / scale), marked)
         for (at, length), count, marked in zip(
             spans, state.counts[had:ranks].tolist(), scaffolds[had:], strict=True
         )
@@ -125,9 +127,7 @@ def _result(vocabulary: Vocabulary, state: State, stage: str) -> Vocabulary:
     return Vocabulary((*old, *new))
 
 
-def _begin(
-    vocabulary: Vocabulary, words: Words, budget: int, min_frequency: int, barred: Collection[bytes]
-) -> State:
+def _begin(vocabulary: Vocabulary, words: Words, budget: int, least: int, barred: Collection[bytes]) -> State:
     """Cut the words by the vocabulary, count neighbours, list their positions."""
     size = int(words.offsets[-1])
     if size > MOST_BYTES:
@@ -170,13 +170,13 @@ def _begin(
     at = 1
     while (at := count_pairs(state, at)) < size + 1:
         state = _rehash(state, 0, len(state.table))
-    state = _rehash(state, min_frequency, 0)
+    state = _rehash(state, least, 0)
     listed = give_places(state.table)
     # Half as much again: how often the lists must be moved together, against memory.
     state = state._replace(positions=np.empty(listed + listed // 2, np.int32))
     list_positions(state)
     state.numbers[WRITTEN] = listed
-    return _with_heap(state, min_frequency)
+    return _with_heap(state, least)
 
 
 def _cut(state: State, ranks: Ranks, words: Words) -> None:
@@ -197,16 +197,16 @@ def _cut(state: State, ranks: Ranks, words: Words) -> None:
         )
 
 
-def _make_room(state: State, min_frequency: int) -> State:
-    """Drop what is out of date from what the next join would overfill, and enlarge what is still too small."""
+def _make_room(state: State, least: int) -> State:
+    """Drop what is out of date where the next join finds no room, and enlarge what is still too small."""
     numbers = state.numbers
     if int(numbers[RANKS]) == len(state.origins):
         state = _more_ranks(state, len(state.origins) + len(state.origins) // 4)
-    state = _rehash(state, min_frequency, int(numbers[NEED_PAIRS]))
+    state = _rehash(state, least, int(numbers[NEED_PAIRS]))
     if numbers[WRITTEN] + numbers[NEED_POSITIONS] > len(state.positions):
         state = _compacted(state)
     if numbers[CANDIDATES] + numbers[NEED_PAIRS] + MARKS > len(state.heap):
-        state = _with_heap(state, min_frequency)
+        state = _with_heap(state, least)
     return state
 
 
@@ -224,21 +224,19 @@ def _compacted(state: State) -> State:
     return state
 
 
-def _rehash(state: State, min_frequency: int, extra: int) -> State:
+def _rehash(state: State, least: int, extra: int) -> State:
     """A table without pairs that are too rare by now, with room for so many others."""
     old = state.table
-    kept = int(
-        np.count_nonzero((old[:, KEY] != EMPTY) & ((old[:, COUNT] >= min_frequency) | (old[:, LENGTH] == 0)))
-    )
+    kept = int(np.count_nonzero((old[:, KEY] != EMPTY) & (old[:, COUNT] >= least) & (old[:, LENGTH] > 0)))
     table = new_table(kept + extra)
-    state.numbers[PAIRS] = copy_pairs(old, table, min_frequency)
+    state.numbers[PAIRS] = copy_pairs(old, table, least)
     return state._replace(table=table)
 
 
-def _with_heap(state: State, min_frequency: int) -> State:
+def _with_heap(state: State, least: int) -> State:
     """The candidates anew: every pair that has positions, and every scaffold."""
     scaffolds = np.flatnonzero(state.scaffolds)
-    scaffolds = scaffolds[state.frequencies[scaffolds] >= min_frequency]
+    scaffolds = scaffolds[state.frequencies[scaffolds] >= least]
     candidates = int(state.numbers[PAIRS]) + len(scaffolds)
     room = max(int(state.numbers[NEED_PAIRS]) + MARKS, candidates // 2, LEAST_PAIRS)
     heap = np.empty((candidates + room, 2), np.int64)

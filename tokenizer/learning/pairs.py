@@ -20,8 +20,8 @@ _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 def new_table(pairs: int) -> NDArray[np.int64]:
     """An empty table, at most half full with so many pairs.
 
-    A row is a pair: ``KEY`` (left symbol << 32 | right symbol, or ``EMPTY``), ``COUNT`` (weighted occurrences),
-    ``START`` and ``LENGTH`` of its list of positions. One row is half a cache line.
+    A row is a pair, half a cache line: ``KEY`` (left symbol << 32 | right symbol, or ``EMPTY``), ``COUNT``
+    (weighted occurrences), ``START`` and ``LENGTH`` of its list of positions; without one it is joined already.
 
     Returns:
         ``[power of 2, 4]``.
@@ -51,16 +51,12 @@ def add_to(table: NDArray[np.int64], key: int, change: int) -> None:
 
 
 @njit(cache=True, nogil=True)
-def copy_pairs(old: NDArray[np.int64], new: NDArray[np.int64], min_frequency: int) -> int:
-    """Copy what still matters; returns how many.
-
-    Those are the pairs that may yet be merged, and those merged already (no positions): should they come up
-    again, their old count is part of the new one, as in Hugging Face's trainer.
-    """
+def copy_pairs(old: NDArray[np.int64], new: NDArray[np.int64], least: int) -> int:
+    """Copy the pairs that may yet be joined; returns how many."""
     copied = 0
     for row in range(len(old)):
         key = old[row, KEY]
-        if key != EMPTY and (old[row, COUNT] >= min_frequency or old[row, LENGTH] == 0):
+        if key != EMPTY and old[row, COUNT] >= least and old[row, LENGTH] > 0:
             slot = slot_of(new, key)
             for column in range(4):
                 new[slot, column] = old[row, column]
