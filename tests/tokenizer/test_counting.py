@@ -24,6 +24,7 @@ from tokenizers.pre_tokenizers import Sequence, Split
 from stemma.core.errors import DamagedError, StageFailed
 from tokenizer.config import TokenizerConfig
 from tokenizer.errors import TextError
+from tokenizer.learning import counting
 from tokenizer.learning.counting import Counter as WordCounter
 from tokenizer.learning.counting import count_parts, plan_jobs
 from tokenizer.learning.sample import Part, read_file, survey
@@ -172,8 +173,13 @@ def test_each_part_has_the_words_of_its_chosen_documents(
 
 @pytest.mark.parametrize("options", [{"workers": 2}, {"memory": 300_000}])
 def test_the_files_depend_on_the_text_alone(
-    corpus: Path, finished: tuple[Path, dict[Part, Path]], tmp_path: Path, options: dict[str, Any]
+    corpus: Path,
+    finished: tuple[Path, dict[Part, Path]],
+    tmp_path: Path,
+    options: dict[str, Any],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(counting, "PROCESS_BYTES", 1)
     calls = []
     count_parts([corpus], list(finished[1]), tmp_path, progress=lambda *now: calls.append(now), **options)
     assert contents(tmp_path) == contents(finished[0])
@@ -245,8 +251,10 @@ def test_another_choice_of_documents_starts_over(
 
 
 def test_a_dead_worker_is_told_and_its_work_done_again(
-    corpus: Path, finished: tuple[Path, dict[Part, Path]], tmp_path: Path
+    corpus: Path, finished: tuple[Path, dict[Part, Path]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(counting, "PROCESS_BYTES", 1)
+
     def kill(done: int, total: int) -> None:
         for child in multiprocessing.active_children():
             os.kill(child.pid or 0, signal.SIGKILL)

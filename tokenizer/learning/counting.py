@@ -30,6 +30,7 @@ from tokenizer.learning.wordfiles import sums, text_bytes, write_words
 from tokenizer.load import check_text
 
 MEMORY = 1 << 30
+PROCESS_BYTES = 128 << 20  # of rows worth another process, which takes a second and 200 MB to start
 _JOB_BYTES = 32 << 20
 _PLAN, _JOBS, _PARTS = "plan.json", "jobs", "parts"
 Task = TypeVar("Task")
@@ -112,7 +113,7 @@ def count_parts(
         parts: what to count, from ``survey`` of the same folders.
         output: where to write. A killed run goes on here; what it did for other parts or files is dropped.
         seed: the one ``survey`` chose by.
-        workers: processes. The files do not depend on it.
+        workers: processes, at most; little text takes fewer. The files do not depend on it.
         memory: bytes all tables may take together, sorting included.
         progress: called with bytes read and bytes to read.
 
@@ -129,11 +130,12 @@ def count_parts(
     results = {part: output / _PARTS / f"{part.name}.arrow" for part in parts}
     missing = [part for part, path in results.items() if not path.exists()]
     left = [job for job in jobs if not (output / _JOBS / job.name).exists()] if missing else []
-    workers = max(1, min(workers, max(len(left), len(missing))))
+    total = sum(job.size for job in jobs)
+    to_do = sum(job.size for job in left)
+    done = total - to_do
+    workers = max(1, min(workers, len(left), -(-to_do // PROCESS_BYTES)))
     if workers > 1:
         WordTable().add(b"a")  # compiles the kernels once, for all workers
-    total = sum(job.size for job in jobs)
-    done = total - sum(job.size for job in left)
     with _Workers(workers) as pool:
         count = partial(_count_job, parts=parts, seed=seed, memory=memory // workers, output=output)
         for job in pool.run(count, left):
