@@ -38,6 +38,8 @@ class CardFacts:
     sources: Sequence[Mapping[str, Any]]
     ancestors: Sequence[tuple[str, str, str]]
     """(name, kind, fingerprint), inputs before what was made from them."""
+    tokenizer_has_code: bool = False
+    """The folder carries code that ``transformers`` runs for the tokenizer, if told to."""
 
 
 def render_card(facts: CardFacts) -> str:
@@ -46,7 +48,7 @@ def render_card(facts: CardFacts) -> str:
         _header(facts),
         f"# {facts.title}\n\n{facts.description}",
         _what(facts),
-        _use(),
+        _use(facts.tokenizer_has_code),
         "## Training\n\n" + _training_table(facts.stages),
         _bits_table(facts.stages),
         _scores_table(facts.stages),
@@ -101,15 +103,16 @@ def _what(facts: CardFacts) -> str:
     )
 
 
-def _use() -> str:
-    return """## Use
+def _use(tokenizer_has_code: bool) -> str:
+    trust = ", trust_remote_code=True" if tokenizer_has_code else ""
+    return f"""## Use
 
 ```python
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-tokenizer = AutoTokenizer.from_pretrained("PATH")
+tokenizer = AutoTokenizer.from_pretrained("PATH"{trust})
 model = AutoModelForCausalLM.from_pretrained("PATH")
-messages = [{"role": "user", "content": "What is 3 + 4?"}]
+messages = [{{"role": "user", "content": "What is 3 + 4?"}}]
 inputs = tokenizer.apply_chat_template(
     messages, add_generation_prompt=True, return_tensors="pt", return_dict=True
 )

@@ -2,7 +2,7 @@
 
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from posttrain.card import CardFacts, StageFigures, render_card
 from posttrain.config import ExportConfig
@@ -12,6 +12,9 @@ from stemma.core.files import read_json, write_atomic, write_json
 from stemma.core.ledger import Ledger
 from stemma.core.lineage import ancestry
 from stemma.core.stage import Stage, Workspace
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
 
 FOLDER = "hf"
 
@@ -44,13 +47,15 @@ class ExportStage(Stage):
         write_json(target / "config.json", config)
         write_json(target / "generation_config.json", generation_config(self.config, ids))
         parameters = check_folder(target)
-        facts = self.facts(Store(work.path.parent.parent), config, parameters)
+        facts = self.facts(Store(work.path.parent.parent), config, parameters, has_code(target))
         write_atomic(target / "README.md", render_card(facts))
         size = sum(path.stat().st_size for path in target.iterdir())
         work.progress.say(f"{parameters:,} parameters, {size:,} bytes")
         return {"parameters": parameters, "bytes": size, "folder": FOLDER}
 
-    def facts(self, store: Store, config: dict[str, Any], parameters: int) -> CardFacts:
+    def facts(
+        self, store: Store, config: dict[str, Any], parameters: int, tokenizer_has_code: bool
+    ) -> CardFacts:
         """Collect what the card says from the inputs and their ancestors."""
         corpus = self.inputs.get("corpus")
         sources = read_json(corpus.file("sources.json")) if corpus else []
@@ -70,6 +75,7 @@ class ExportStage(Stage):
             stages=[self.figures(name, node) for name, node in trained.items()],
             sources=sources,
             ancestors=list(ancestors.values()),
+            tokenizer_has_code=tokenizer_has_code,
         )
 
     def figures(self, name: str, stage: Artifact) -> StageFigures:
@@ -101,13 +107,23 @@ def token_ids(folder: Path) -> dict[str, int]:
     Raises:
         ExportError: it lacks one of the first two. Padding falls back to the last, as the reference does.
     """
-    from transformers import AutoTokenizer
-
-    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer = read_tokenizer(folder)
     bos, eos, pad = tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id
     if bos is None or eos is None:
         raise ExportError(f"the tokenizer in {folder} names no first or no last token (bos {bos}, eos {eos})")
     return {"bos_token_id": bos, "eos_token_id": eos, "pad_token_id": eos if pad is None else pad}
+
+
+def read_tokenizer(folder: Path) -> "PreTrainedTokenizerFast":
+    """The tokenizer as a user will load it: with the code in the folder, where it has some."""
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(folder, trust_remote_code=has_code(folder))
+
+
+def has_code(folder: Path) -> bool:
+    """Whether the tokenizer needs code of its own, as one with scaffolds does."""
+    return "auto_map" in read_json(folder / "tokenizer_config.json")
 
 
 def generation_config(config: ExportConfig, ids: dict[str, int]) -> dict[str, Any]:
@@ -143,12 +159,12 @@ def check_folder(folder: Path) -> int:
     """
     import torch
     from safetensors.torch import load_file
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoModelForCausalLM
     from transformers.utils import logging
 
     logging.disable_progress_bar()
     model, info = AutoModelForCausalLM.from_pretrained(folder, output_loading_info=True)
-    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer = read_tokenizer(folder)
     problems = [f"{key}: {sorted(map(str, names))}" for key, names in info.items() if names]
     loaded = model.state_dict()
     for path in sorted(folder.glob("*.safetensors")):

@@ -5,6 +5,7 @@ The model here is a real one: Megatron's, trained by the engine until it knows t
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,9 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from posttrain.card import CardFacts, render_card
 from posttrain.config import ExportConfig
-from posttrain.export import ExportError, ExportStage, check_folder
+from posttrain.export import ExportError, ExportStage, check_folder, has_code, token_ids
 from posttrain.padded import padded_batch
 from pretrain.batch import Sample
 from pretrain.config import ModelConfig, ScheduleConfig, TrainingConfig
@@ -27,9 +29,10 @@ from stemma.core.files import read_json, write_json
 from stemma.core.stage import Execution, Stage, Workspace, execute
 from tokenizer.chat import render
 from tokenizer.config import TokenizerConfig
+from tokenizer.export import hf, scaffold
 from tokenizer.learning.hf_trainer import train_hf
 from tokenizer.load import load
-from tokenizer.stage import save
+from tokenizer.vocabulary import Entry, Vocabulary
 
 ROPE_THETA = 50_000.0  # of a later stage: not the model's own
 MODEL = ModelConfig(
@@ -62,11 +65,8 @@ class TinyTokenizer(Stage):
 
     def run(self, work: Workspace) -> dict[str, Any]:
         config = TokenizerConfig(vocab_size=MODEL.vocab_size, special_slots=16)
-        save(
-            train_hf(config.learned_size, iter([*ANSWERS, *ANSWERS.values()] * 5), 1),
-            config,
-            work.path / "hf",
-        )
+        trained = train_hf(config.learned_size, iter([*ANSWERS, *ANSWERS.values()] * 5), 1)
+        hf.save_folder(trained, config.special_slots, work.path / "hf")
         return {}
 
 
@@ -291,3 +291,20 @@ def test_a_model_without_weights_is_refused(made: dict[str, Artifact], store: St
     inputs = {"model": made["corpus"], "tokenizer": made["tokenizer"]}
     with pytest.raises(ExportError, match="no folder hf/"):
         execute(ExportStage("export", ExportConfig(title="None"), inputs), store)
+
+
+def test_a_tokenizer_that_brings_code_is_read_with_it_and_the_card_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "modules"))
+    monkeypatch.syspath_prepend(str(tmp_path / "modules"))
+    entries = [Entry(b"ab", "general", scaffold=True), Entry(b"abc", "general")]
+    scaffold.save_folder(Vocabulary().extended(entries), 16, tmp_path / "hf")
+    assert token_ids(tmp_path / "hf") == {"bos_token_id": 257, "eos_token_id": 258, "pad_token_id": 258}
+    assert has_code(tmp_path / "hf")
+    shape = {"model_type": "youtu", "vocab_size": 273, "hidden_size": 64}
+    shape |= {"num_hidden_layers": 2, "num_attention_heads": 2, "max_position_embeddings": 512}
+    facts = CardFacts("title", "description", "mit", ["en"], 1, shape, [], [], [])
+    trusting = 'AutoTokenizer.from_pretrained("PATH", trust_remote_code=True)'
+    assert trusting in render_card(replace(facts, tokenizer_has_code=True))
+    assert "trust_remote_code" not in render_card(facts)
