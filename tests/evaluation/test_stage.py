@@ -20,8 +20,8 @@ from stemma.core.files import read_json, read_jsonl
 from stemma.core.progress import Event
 from stemma.core.stage import Stage, Workspace, execute
 from tokenizer.config import TokenizerConfig
+from tokenizer.export.hf import save_folder
 from tokenizer.learning.hf_trainer import train_hf
-from tokenizer.stage import save
 
 MODEL = ModelConfig(
     vocab_size=512,
@@ -54,7 +54,7 @@ class TinyTokenizer(Stage):
     def run(self, work: Workspace) -> dict[str, Any]:
         config = TokenizerConfig(vocab_size=MODEL.vocab_size, special_slots=16)
         text = Path(__file__).read_text()
-        save(train_hf(config.learned_size, iter([text]), 1), config, work.path / "hf")
+        save_folder(train_hf(config.learned_size, iter([text]), 1), config.special_slots, work.path / "hf")
         return {}
 
 

@@ -13,9 +13,9 @@ from pretrain.convert import hf_config
 from stemma.core.files import write_json
 from tokenizer.chat import render
 from tokenizer.config import TokenizerConfig
+from tokenizer.export.hf import save_folder
 from tokenizer.learning.hf_trainer import train_hf
 from tokenizer.load import load
-from tokenizer.stage import save
 
 GREETING = [{"role": "user", "content": "hello"}, assistant("Good day to you.")]
 CALCULATION = [
@@ -33,7 +33,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     path = tmp_path_factory.mktemp("chat")
     config = TokenizerConfig(vocab_size=512, special_slots=16)
-    save(train_hf(config.learned_size, iter([Path(__file__).read_text(), str(TOOL)]), 1), config, path)
+    save_folder(
+        train_hf(config.learned_size, iter([Path(__file__).read_text(), str(TOOL)]), 1),
+        config.special_slots,
+        path,
+    )
     tokenizer = load(path)
     shape = ModelConfig(
         vocab_size=512,

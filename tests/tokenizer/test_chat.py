@@ -10,11 +10,11 @@ from stemma.core.artifact import Artifact
 from tokenizer.chat import render
 from tokenizer.config import TokenizerConfig
 from tokenizer.errors import TextError
+from tokenizer.export.hf import save_folder
 from tokenizer.learning.hf_trainer import train_hf
 from tokenizer.learning.sample import Document, read_documents
 from tokenizer.load import encode_text, load, token_bytes
 from tokenizer.specials import CONTROL, NAMED
-from tokenizer.stage import save
 
 BOS, EOS = "<|begin_of_text|>", "<|end_of_text|>"
 ADD = {
@@ -157,9 +157,9 @@ def test_layout_worked_out_by_hand(tokenizer: PreTrainedTokenizerFast, name: str
 def test_the_prompt_the_reference_states_is_eight_tokens(corpus: Artifact, tmp_path: Path) -> None:
     config = TokenizerConfig(vocab_size=512, special_slots=64)
     texts = [document.text for document in read_documents([corpus.path], "train")][:5]
-    save(
+    save_folder(
         train_hf(config.learned_size, [*texts, "The Fibonacci sequence begins with\n" * 20_000]),
-        config,
+        config.special_slots,
         tmp_path,
     )
     prompt = [user("The Fibonacci sequence begins with")]
