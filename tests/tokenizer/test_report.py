@@ -7,7 +7,7 @@ import re
 import shutil
 import tarfile
 import unicodedata
-from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,9 +28,11 @@ from stemma.core.config import Config
 from stemma.core.errors import StemmaError
 from stemma.core.files import read_json, sha256_file, write_json
 from stemma.core.stage import Stage, Workspace, execute
+from tokenizer.config import Anchor
 from tokenizer.encoding.encoder import Encoder
 from tokenizer.errors import TextError, VocabularyError
 from tokenizer.export.hf import save_folder, to_tokenizers
+from tokenizer.learning.sentencepiece_backend import carry_over, train_model
 from tokenizer.load import byte_characters
 from tokenizer.report import anchors as anchors_module
 from tokenizer.report import measure as measure_module
@@ -343,6 +345,32 @@ def test_a_report_of_one_tokenizer_is_a_page_too(ours: NamedEncoder) -> None:
     assert "Bytes per token" in alone
 
 
+def test_a_page_warns_of_a_domain_where_a_vocabulary_no_larger_takes_fewer_tokens(
+    ours: NamedEncoder, bytewise: NamedEncoder
+) -> None:
+    documents = [text for text in texts() if text.language == "en"]
+    unused = [b"unused%d" % number for number in range(60)]
+    same_size = replace(bytewise, token_bytes=[*bytewise.token_bytes, *unused])
+    warning = "On code, ours takes more tokens than Ours."
+    assert warning in report_page(measure([same_size, ours], documents), "bytes")
+    assert "takes more tokens" not in report_page(measure([ours, same_size], documents), "ours")
+    larger = replace(ours, token_bytes=[*ours.token_bytes, *unused])
+    assert "takes more tokens" not in report_page(measure([bytewise, larger], documents), "bytes")
+
+
+def test_a_sentencepiece_vocabulary_is_measured_without_a_ceiling(ours: NamedEncoder) -> None:
+    learned = carry_over(train_model(400, [piece for text in texts() for piece in text.pieces] * 40))
+    encoder = from_tokenizers("sentencepiece", "SentencePiece", learned)
+    tried = "the  model\n\t模型 ▁ 😀 <0x41>"
+    ids = encoder.encode([tried])[0]
+    assert b"".join(encoder.token_bytes[index] for index in ids) == tried.encode()
+    found = measure([ours, encoder], texts())
+    assert [about["altered_documents"] for about in found["tokenizers"]] == [0, 0]
+    assert "ceiling" not in found["groups"][0]["by"]["sentencepiece"]
+    assert found["tokenizers"][1]["learned"] == 399  # all but <unk>
+    assert "ceiling_ratio" not in measure([encoder, ours], texts())["groups"][0]["ratios"]["ours"]
+
+
 @pytest.mark.browser
 @pytest.mark.skipif(not CHROMIUM, reason="there is no Chromium here")
 def test_a_browser_shows_the_page_on_wide_and_narrow_screens(report: dict[str, Any], tmp_path: Path) -> None:
@@ -413,12 +441,12 @@ def test_anchors_come_from_a_pinned_archive_or_are_said_to_be_missing(
 
 @pytest.mark.network
 def test_published_vocabularies_give_the_ids_they_are_known_for(tmp_path: Path) -> None:
-    known: dict[Any, Sequence[int]] = {
+    hello: dict[Anchor, list[int]] = {
         "llama3_1": [15339, 1917],
         "o200k": [24912, 2375],
         "qwen3": [14990, 1879],
     }
-    for name, ids in known.items():
+    for name, ids in hello.items():
         assert load_anchor(name, tmp_path).encode(["hello world"])[0].tolist() == ids
     deepseek = load_anchor("deepseek_v3", tmp_path)
     ids = deepseek.encode(["hello 世界 1234\n"])[0]

@@ -1,6 +1,7 @@
 """Tokenizers under one roof: whatever made them, the report can encode and knows the bytes of each entry."""
 
 import json
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -98,7 +99,7 @@ def from_tiktoken(name: str, title: str, encoding: "tiktoken.Encoding", pattern:
     def encode(texts: Sequence[str]) -> list[Ids]:
         for text in texts:
             check_text(text)
-        batch = encoding.encode_ordinary_batch(list(texts), num_threads=2)
+        batch = encoding.encode_ordinary_batch(list(texts), num_threads=len(os.sched_getaffinity(0)))
         return [np.array(ids, np.int32) for ids in batch]
 
     def pre_tokens(texts: Sequence[str]) -> NDArray[np.int64]:

@@ -1,7 +1,7 @@
 """Ratios with their intervals as a forest plot in SVG, drawn once for wide screens and once for phones."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from tokenizer.report.html import colour, text
@@ -25,7 +25,7 @@ def forest(rows: Sequence[Mapping[str, Any]], others: Mapping[str, str]) -> str:
 
 def _draw(rows: Sequence[Mapping[str, Any]], others: Mapping[str, str], width: int) -> str:
     wide = width == WIDE
-    left, right = (170 if wide else 0), (130 if wide else 44)
+    left, right = (170 if wide else 0), (158 if wide else 44)
     found = [row["ratios"][name] for row in rows for name in others]
     ends = [
         value for cell in found for value in (cell.get("low", cell["ratio"]), cell.get("high", cell["ratio"]))
@@ -48,9 +48,7 @@ def _draw(rows: Sequence[Mapping[str, Any]], others: Mapping[str, str], width: i
             parts.append(f'<text x="0" y="{y + 9}" class="strong">{text(row["name"])}</text>')
             y += LINE
         for at, name in enumerate(others, 1):
-            parts.append(
-                _line(row["ratios"][name], x, y + 5, colour(at), width, others[name] if wide else "")
-            )
+            parts.append(_line(row["ratios"][name], x, y + 5, colour(at), width, wide))
             y += LINE
         y = y + GAP if not wide or len(others) > 1 else y + GAP + LINE
     ticks = [low + step * number for number in range(round((high - low) / step) + 1)]
@@ -71,18 +69,18 @@ def _draw(rows: Sequence[Mapping[str, Any]], others: Mapping[str, str], width: i
     )
 
 
-def _line(cell: Mapping[str, float], x: Any, y: float, kind: int, width: int, title: str) -> str:
-    at = x(cell["ratio"])
+def _line(
+    cell: Mapping[str, float], x: Callable[[float], float], y: float, kind: int, width: int, wide: bool
+) -> str:
     parts = []
+    label = f"{cell['ratio']:.3f}"
     if "low" in cell:
         first, last = x(cell["low"]), x(cell["high"])
         parts.append(
             f'<line x1="{first:.1f}" x2="{last:.1f}" y1="{y}" y2="{y}" class="f{kind}" stroke-width="2"/>'
         )
-    parts.append(f'<circle cx="{at:.1f}" cy="{y}" r="4.5" class="f{kind}"/>')
-    label = f"{cell['ratio']:.3f} {title}".strip()
-    if title:
-        parts.append(f'<text x="{width - 122}" y="{y + 4}">{text(label)}</text>')
-    else:
-        parts.append(f'<text x="{width}" y="{y + 4}" text-anchor="end">{label}</text>')
+        label += f" [{cell['low']:.3f}, {cell['high']:.3f}]" if wide else ""
+    parts.append(f'<circle cx="{x(cell["ratio"]):.1f}" cy="{y}" r="4.5" class="f{kind}"/>')
+    place = f'x="{width - 140}"' if wide else f'x="{width}" text-anchor="end"'
+    parts.append(f'<text {place} y="{y + 4}">{label}</text>')
     return "".join(parts)

@@ -94,7 +94,7 @@ def page(
 
 
 def table(headings: Sequence[str], rows: Sequence[Sequence[str]], *, words: int = 1, strong: int = 0) -> str:
-    """A table of cells that are HTML already; it scrolls by itself where the screen is narrow.
+    """A table of cells that are HTML already.
 
     Args:
         headings: one per column, HTML.
@@ -112,10 +112,12 @@ def table(headings: Sequence[str], rows: Sequence[Sequence[str]], *, words: int 
         f'<th scope="col"{"" if at < words else " class=n"}>{name}</th>' for at, name in enumerate(headings)
     )
     body = "".join(line(cells, " class=sum" if at < strong else "") for at, cells in enumerate(rows))
-    return (
-        f'<div class="scroll" tabindex="0"><table><thead><tr>{head}</tr></thead>'
-        f"<tbody>{body}</tbody></table></div>"
-    )
+    return scrolling(f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>", "Table")
+
+
+def scrolling(inside: str, label: str) -> str:
+    """What may be wider than the screen: it scrolls by itself, also by keys; ``inside`` is HTML."""
+    return f'<div class="scroll" role="region" aria-label="{text(label)}" tabindex="0">{inside}</div>'
 
 
 def details(summary: str, body: str, opened: bool = False) -> str:

@@ -1,16 +1,13 @@
 """The report as a page: every figure on it is one of the JSON's."""
 
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from tokenizer.report.cuts import side_by_side
 from tokenizer.report.forest import forest
 from tokenizer.report.html import (
     Section,
-    colour,
     details,
-    entry,
     legend,
     note,
     page,
@@ -20,11 +17,10 @@ from tokenizer.report.html import (
     table,
     text,
 )
+from tokenizer.report.page_entries import entries_body, probes_body, pruned_body
 from tokenizer.report.spans import PER_CHARACTER
 
-PRUNED_SHOWN = 400
-SPELT = frozenset(("entry", "twin", "becomes", "example"))  # what in a row on pruning is bytes of text
-FEW = 10  # documents, below which there is no interval
+PEER = 1.1  # a vocabulary larger than ours by more is expected to take fewer tokens
 KIND_TITLES = {
     "words": "Words, tokens each",
     "han": "Chinese characters, tokens each",
@@ -69,15 +65,15 @@ def report_page(report: Report, run: str) -> str:
         ),
         Section(
             "stem",
-            "Numbers, LaTeX and indentation",
-            "What the vocabularies do with things that no corpus is needed to ask about.",
-            _probes(report, titles),
+            "Numbers and LaTeX",
+            "What the vocabularies do with things that no corpus is needed to ask about, as indentation.",
+            probes_body(report, titles),
         ),
         Section(
             "entries",
-            "What the vocabularies are made of",
-            "Entries by script, with those the measured text never used, by length, and the longest.",
-            _entries(report, titles),
+            "Entries",
+            "What the vocabularies are made of: entries by script and length, the longest, those never used.",
+            entries_body(report, titles),
         ),
         Section(
             "examples",
@@ -96,7 +92,7 @@ def report_page(report: Report, run: str) -> str:
             "pruned",
             "Entries taken out",
             "Why each was, and what its text becomes.",
-            _pruned(report["pruned"]),
+            pruned_body(report["pruned"]),
         ),
     ]
     sources = sum(row["group"] == "source" for row in report["groups"])
@@ -136,10 +132,10 @@ def _notices(report: Report, titles: Mapping[str, str]) -> list[tuple[str, str]]
         found.append(
             ("warn", f"Other documents of these sources were learned from, which flatters ours: {named}.")
         )
+    sizes = {about["name"]: about["learned"] for about in report["tokenizers"]}
+    peers = [name for name in titles if sizes[name] <= PEER * sizes[report["reference"]]]
     for row in report["groups"]:
-        if row["group"] == "all":
-            continue
-        behind = [titles[name] for name, cell in row["ratios"].items() if cell.get("high", 2.0) < 1]
+        behind = [titles[name] for name in peers if row["ratios"].get(name, {}).get("high", 2.0) < 1]
         if behind and row["group"] == "domain":
             found.append(("bad", f"On {row['name']}, ours takes more tokens than {', '.join(behind)}."))
     for about in report["tokenizers"]:
@@ -168,7 +164,9 @@ def _ratios(report: Report, titles: Mapping[str, str]) -> str:
         "In brackets the interval, absent below ten documents. <em>At most</em> is the ratio an unlimited "
         "vocabulary behind our cuts would reach; after it, how much of that gain ours has."
     )
-    drawn = legend(list(others.values()), 1) + forest(rows, others)
+    sizes = {about["name"]: about["learned"] for about in report["tokenizers"]}
+    named = [f"{title} ({sizes[name]:,} learned entries)" for name, title in others.items()]
+    drawn = legend(named, 1) + forest(rows, others)
     return drawn + details("The figures", figures + about)
 
 
@@ -187,6 +185,8 @@ def _compression(report: Report, titles: Mapping[str, str]) -> str:
     parts = []
     for group, heading in (("domain", "By domain"), ("language", "By language"), ("source", "By source")):
         rows = [row for row in report["groups"] if row["group"] == group]
+        if group == "language" and len(rows) == 1:
+            continue  # it would say again what the row of all documents says
         headings = [
             "",
             "text",
@@ -235,102 +235,6 @@ def _fertility(report: Report, titles: Mapping[str, str]) -> str:
     return "".join(parts)
 
 
-def _probes(report: Report, titles: Mapping[str, str]) -> str:
-    tokenizers = report["tokenizers"]
-    commands = {about["name"]: about["probes"]["latex"] for about in tokenizers}
-    rows = [
-        ["tokens for ten digits", *(str(about["probes"]["number"]) for about in tokenizers)],
-        ["entries of two or more digits", *(f"{about['digits']:,}" for about in tokenizers)],
-        [
-            f"LaTeX commands in one token, of {len(next(iter(commands.values())))}",
-            *(str(sum(count == 1 for count in taken.values())) for taken in commands.values()),
-        ],
-        [
-            "indentations in two tokens or less, of 1 to 32 spaces",
-            *(str(sum(count <= 2 for count in about["probes"]["indentation"])) for about in tokenizers),
-        ],
-    ]
-    parts = [table(["", *map(text, titles.values())], rows)]
-    heats = "".join(
-        f"<h4>{text(about['title'])}</h4><div class=heat>"
-        + "".join(f"<i class=h{min(count, 4)}>{count}</i>" for count in about["probes"]["indentation"])
-        + "</div>"
-        for about in tokenizers
-    )
-    summary = "Tokens that have a part in an indentation of 1 to 32 spaces"
-    parts.append(details(summary, f'<div class="scroll" tabindex="0">{heats}</div>'))
-    ours = commands[report["reference"]]
-    cut = [f"<code>\\{text(name)}</code> {count}" for name, count in ours.items() if count > 1]
-    if cut:
-        summary = (
-            f"{len(cut)} commands that {text(titles[report['reference']])} cuts, and into how many tokens"
-        )
-        parts.append(details(summary, "<p>" + ", ".join(cut) + "</p>"))
-    return "".join(parts)
-
-
-def _entries(report: Report, titles: Mapping[str, str]) -> str:
-    parts = []
-    names = list(titles)
-    scripts = Counter[str]()
-    for about in report["tokenizers"]:
-        scripts.update({name: tally["entries"] for name, tally in about["scripts"].items()})
-    rows = [
-        [
-            "never used here",
-            *(percent(about["never_used"]) for about in report["tokenizers"]),
-        ]
-    ]
-    for name, _ in scripts.most_common():
-        cells = [text(name)]
-        for about in report["tokenizers"]:
-            tally = about["scripts"].get(name)
-            unused = percent(1 - tally["used"] / tally["entries"]) if tally else ""
-            cells.append(f"{tally['entries']:,}" + soft(f"{unused} unused") if tally else "–")
-        rows.append(cells)
-    parts.append(table(["", *(text(titles[name]) for name in names)], rows, strong=1))
-    if report["stages"]:
-        lines = [
-            [
-                text(row["stage"]),
-                f"{row['entries']:,}",
-                percent(1 - row["used"] / row["entries"]) if row["entries"] else "–",
-                f"{row['scaffolds']:,}",
-            ]
-            for row in report["stages"]
-        ]
-        heading = f"<h3>{text(titles[report['reference']])}: entries by the stage that added them</h3>"
-        parts.append(heading + table(["", "entries", "never used here", "scaffolds"], lines))
-    lengths = "".join(
-        f"<div><h4>{text(about['title'])}</h4>{_lengths(about['lengths'], colour(at))}</div>"
-        for at, about in enumerate(report["tokenizers"])
-    )
-    parts.append(details("Lengths of entries, in characters", f'<div class="two">{lengths}</div>'))
-    for key, heading in (("longest_words", "Longest entries with letters"), ("longest", "Longest entries")):
-        lists = "".join(_longest(about, key) for about in report["tokenizers"])
-        parts.append(details(heading, f'<div class="two">{lists}</div>'))
-    return "".join(parts)
-
-
-def _lengths(lengths: Mapping[str, int], kind: int) -> str:
-    most = max(lengths.values(), default=1)
-    last = max(map(int, lengths), default=0)
-    rows = "".join(
-        f"<span>{length}{'+' if int(length) == last and last == 16 else ''}</span>"
-        f'<i><i class="b{kind}" style="width:{100 * count / most:.1f}%"></i></i><span>{count:,}</span>'
-        for length, count in lengths.items()
-    )
-    return f'<div class="bars">{rows}</div>'
-
-
-def _longest(about: Mapping[str, Any], key: str) -> str:
-    items = "".join(
-        f"<li>{entry(_clip(row['text']))}<span>{row['bytes']} bytes, seen {row['count']:,}</span></li>"
-        for row in about[key]
-    )
-    return f'<div><h4>{text(about["title"])}</h4><ul class="entries">{items}</ul></div>'
-
-
 def _examples(report: Report, titles: Mapping[str, str]) -> str:
     parts = []
     for at, example in enumerate(report["examples"]):
@@ -347,30 +251,3 @@ def _worst(report: Report, titles: Mapping[str, str]) -> str:
         summary = f"{row['ratio']:.3f} · {text(row['source'])} {soft(text(row['title'] + ' · ' + row['id']))}"
         parts.append(details(summary, side_by_side(row, titles)))
     return "".join(parts)
-
-
-def _pruned(rows: Sequence[Mapping[str, Any]]) -> str:
-    if not rows:
-        return ""
-    rules = Counter(str(row["rule"]) for row in rows)
-    parts = [table(["rule", "entries"], [[text(rule), f"{count:,}"] for rule, count in rules.most_common()])]
-    for rule, count in rules.most_common():
-        mine = [row for row in rows if row["rule"] == rule][:PRUNED_SHOWN]
-        names = [name for name in mine[0] if name != "rule"]
-        lines = [[_value(name, row.get(name)) for name in names] for row in mine]
-        shown = table([text(name) for name in names], lines, words=len(names))
-        more = note(f"and {count - len(mine):,} more") if count > len(mine) else ""
-        parts.append(details(f"{text(rule)}: {count:,}", shown + more))
-    return "".join(parts)
-
-
-def _value(name: str, value: object) -> str:
-    if name in SPELT and isinstance(value, str) and value:
-        return entry(_clip(value))
-    if name in SPELT and isinstance(value, list | tuple):
-        return " ".join(entry(_clip(str(item))) for item in value)
-    return text("" if value is None else value)
-
-
-def _clip(value: str, most: int = 60) -> str:
-    return value if len(value) <= most else f"{value[: most - 1]}… ({len(value)})"
