@@ -9,7 +9,7 @@ alternative is the end of the text.
 """
 
 import numpy as np
-from numba import njit
+from numba import njit, types
 from numpy.typing import NDArray
 
 from tokenizer.splitting.unicode import (
@@ -26,13 +26,19 @@ from tokenizer.splitting.unicode import (
     character_classes,
 )
 
+# One signature each, which also takes arrays that may be written to: without it, every mixture of read-only and
+# writable arrays that callers pass, and every literal 0, is compiled anew.
+_BYTE = types.uint8
+_BYTES = types.Array(_BYTE, 1, "C", readonly=True)
+_PLACE = types.int64
+
 _APOSTROPHE = 0x27
 _SLASH = 0x2F
 _BLANK = 0x20
 _ASCII = 0x80  # the first byte above it
 
 
-@njit(cache=True, nogil=True)
+@njit(types.Tuple((_BYTE, _PLACE))(_BYTES, _PLACE, _PLACE, _BYTES), cache=True, nogil=True)
 def _character(data, position, stop, classes):  # type: ignore[no-untyped-def]
     """Class of the character at ``position``, and where the next one begins."""
     lead = data[position]
@@ -49,7 +55,7 @@ def _character(data, position, stop, classes):  # type: ignore[no-untyped-def]
     return classes[code], position + width
 
 
-@njit(cache=True, nogil=True)
+@njit(_PLACE(_BYTES, _PLACE, _PLACE), cache=True, nogil=True)
 def _contraction(data, position, stop):  # type: ignore[no-untyped-def]
     """End of ``'s``, ``'t``, ``'re``, ``'ve``, ``'m``, ``'ll`` or ``'d`` at ``position``, or ``position``."""
     if position + 1 >= stop:
@@ -66,7 +72,7 @@ def _contraction(data, position, stop):  # type: ignore[no-untyped-def]
     return position
 
 
-@njit(cache=True, nogil=True)
+@njit(_PLACE(_BYTES, _PLACE, _PLACE, _PLACE, _BYTES), cache=True, nogil=True)
 def _letters(data, start, stop, run, classes):  # type: ignore[no-untyped-def]
     """End of the first two alternatives' letters from ``start``, or ``start``.
 
@@ -94,7 +100,7 @@ def _letters(data, start, stop, run, classes):  # type: ignore[no-untyped-def]
     return both if both > start else position
 
 
-@njit(cache=True, nogil=True)
+@njit(_PLACE(_BYTES, _PLACE, _PLACE, _PLACE, _BYTES), cache=True, nogil=True)
 def _symbols(data, position, stop, run, classes):  # type: ignore[no-untyped-def]
     """End of ``[^\\s\\p{L}\\p{N}]+[\\r\\n/]*``, whose first character ends at ``position``."""
     while position < stop:
@@ -108,7 +114,7 @@ def _symbols(data, position, stop, run, classes):  # type: ignore[no-untyped-def
     return position
 
 
-@njit(cache=True, nogil=True)
+@njit(_PLACE(_BYTES, _PLACE, _PLACE, _BYTES), cache=True, nogil=True)
 def _spaces(data, start, stop, classes):  # type: ignore[no-untyped-def]
     """End of ``\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+`` from ``start``."""
     position = last = newline = start
@@ -126,7 +132,7 @@ def _spaces(data, start, stop, classes):  # type: ignore[no-untyped-def]
     return newline if newline > start else position
 
 
-@njit(cache=True, nogil=True)
+@njit(_PLACE(_BYTES, _PLACE, _PLACE, _BYTES), cache=True, nogil=True)
 def _end(data, start, stop, classes):  # type: ignore[no-untyped-def]
     """``next_end`` for any characters."""
     found, second = _character(data, start, stop, classes)
@@ -150,7 +156,7 @@ def _end(data, start, stop, classes):  # type: ignore[no-untyped-def]
     return _spaces(data, start, stop, classes)
 
 
-@njit(cache=True, nogil=True)
+@njit(_PLACE(_BYTES, _PLACE, _PLACE, _BYTES), cache=True, nogil=True)
 def next_end(data, start, stop, classes):  # type: ignore[no-untyped-def]
     """End of the pre-token that begins at ``start``: called by the kernels that count and encode.
 
@@ -198,7 +204,7 @@ def next_end(data, start, stop, classes):  # type: ignore[no-untyped-def]
     return position
 
 
-@njit(cache=True, nogil=True)
+@njit(_PLACE(_BYTES, _BYTES, _PLACE[::1]), cache=True, nogil=True)
 def _ends(data, classes, ends):  # type: ignore[no-untyped-def]
     count = position = 0
     while position < len(data):
