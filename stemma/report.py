@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from stemma.core.artifact import Artifact
-from stemma.core.files import write_atomic, write_json
+from stemma.core.files import read_json, write_atomic, write_json
 from stemma.core.lineage import mermaid
 from stemma.terminal import duration
 
@@ -121,11 +121,16 @@ def write_report(run: "Run") -> Path:
     returns the first.
     """
     from data_pipeline.inspection.report.write import write_reports
+    from tokenizer.report.write import REPORT
+    from tokenizer.report.write import write_report as write_tokenizer_report
 
     found = rows(run.artifacts)
     path = run.folder / "report.md"
     write_json(run.folder / "report.json", {"run": run.name, "rows": found})
     pages = write_reports(run.artifacts, run.folder, run.name)
+    if tokenizer := run.artifacts.get("tokenizer"):
+        measured = read_json(tokenizer.file(REPORT))
+        pages.append(write_tokenizer_report(measured, run.folder / "reports", run.name))
     write_atomic(path, markdown(run, found, [page.relative_to(run.folder).as_posix() for page in pages]))
     write_atomic(run.folder / "report.svg", picture(run.name, found))
     return path

@@ -1,108 +1,191 @@
-"""The tokenizer stage: text and conversations in, a Hugging Face tokenizer and a compression report out."""
+"""The tokenizer stage: text and conversations in, a tokenizer in every common format and a report out."""
 
 import os
 from collections.abc import Iterator, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, cast
 
-from tokenizers import Tokenizer
-from transformers import PreTrainedTokenizerFast
-
 from stemma.core.errors import DamagedError
-from stemma.core.files import write_json
+from stemma.core.files import write_atomic, write_json
 from stemma.core.stage import Stage, Workspace
-from tokenizer.bpe import train_bpe
-from tokenizer.chat import render
 from tokenizer.config import TokenizerConfig
-from tokenizer.export.hf import save_folder
-from tokenizer.learning.sample import choose, read_documents
-from tokenizer.learning.sentencepiece_backend import train_sentencepiece
-from tokenizer.load import encode_text, load, token_bytes
-from tokenizer.specials import BEGIN_OF_TEXT, END_OF_TEXT
+from tokenizer.errors import VocabularyError
+from tokenizer.export import hf, scaffold
+from tokenizer.export.tiktoken import save_tiktoken
+from tokenizer.learning.base import read_ranks
+from tokenizer.learning.counting import count_parts
+from tokenizer.learning.hf_trainer import train_hf
+from tokenizer.learning.sample import Part, document_files, read_file, survey
+from tokenizer.learning.sentencepiece_backend import carry_over, train_model, with_specials
+from tokenizer.learning.staged import Learned, learn
+from tokenizer.load import load
+from tokenizer.report.anchors import load_anchors
+from tokenizer.report.encoders import NamedEncoder, from_tokenizers, from_vocabulary
+from tokenizer.report.measure import measure
+from tokenizer.report.texts import measured_texts
+from tokenizer.report.write import REPORT
+from tokenizer.specials import BEGIN_OF_TEXT, END_OF_TEXT, special_tokens
+from tokenizer.vocabulary import VOCABULARY_FILE, Vocabulary
 
-BACKENDS = {"bpe": train_bpe, "sentencepiece": train_sentencepiece}
 ROLES = ("corpus", "trajectories")  # in the order they are read
+MODEL_FILE = "tokenizer.model"
+TITLES = {"ours": "This vocabulary", "hf_bpe": "Hugging Face BPE", "sentencepiece": "SentencePiece BPE"}
 
 
 class TokenizerStage(Stage):
-    """Learns the vocabulary from a sample of the documents of its inputs.
+    """Learns the vocabulary from the documents of its inputs.
 
     Inputs: ``corpus``, and optionally ``trajectories``, whose conversations it takes as the chat template
     renders them.
     """
 
     kind: ClassVar[str] = "tokenizer"
-    recipe: ClassVar[int] = 2
+    recipe: ClassVar[int] = 3
 
     def run(self, work: Workspace) -> dict[str, Any]:
         config = cast(TokenizerConfig, self.config)
-        folders = [self.inputs[role].path for role in ROLES if role in self.inputs]
         os.environ.setdefault("RAYON_NUM_THREADS", str(work.execution.workers))
-        sample = choose(folders, config)
-        sampled = sum(sample.sampled_bytes.values())
+        folders = [self.inputs[role].path for role in ROLES if role in self.inputs]
+        parts = survey(folders, config)
+        refuse_without_text(parts, config, folders)
+        sampled = sum(part.sampled_bytes for part in parts)
         work.progress.say(
-            f"learning {config.learned_size} entries ({config.backend}) from {sampled / 1e6:.1f} MB"
+            f"learning {config.learned_size:,} entries ({config.backend}) from {sampled / 1e6:.1f} MB"
         )
-
-        def texts() -> Iterator[str]:
-            done = 0
-            for document in read_documents(folders, "train"):
-                if document.id in sample.ids:
-                    for piece in document.pieces():
-                        yield piece
-                        done += len(piece.encode())
-                    work.progress.step(done, sampled, "bytes", "reading")
-
-        save(BACKENDS[config.backend](config, texts()), config, work.path / "hf")
-        report: dict[str, Any] = {
-            "backend": config.backend,
-            "vocab_size": config.vocab_size,
-            "sampled_bytes": sample.sampled_bytes,
-            "available_bytes": sample.available_bytes,
-            "compression": compression(load(work.path / "hf"), folders),
-        }
-        write_json(work.path / "report.json", report)
+        learned: Learned | None = None
+        if config.backend == "bpe":
+            learned = self._learn(config, parts, folders, work)
+            ours = from_vocabulary("ours", TITLES["ours"], learned.vocabulary, config.special_slots)
+        else:
+            ours = self._sentencepiece(config, parts, folders, work.path)
+        report = self._report(config, ours, learned, parts, folders, work)
+        domains = {row["name"]: row for row in report["groups"] if row["group"] == "domain"}
         return {
             "backend": config.backend,
             "vocab_size": config.vocab_size,
             "sampled_bytes": sampled,
-            "bytes_per_token": {name: row["bytes_per_token"] for name, row in report["compression"].items()},
+            "bytes_per_token": {name: row["by"]["ours"]["bytes_per_token"] for name, row in domains.items()},
         }
+
+    def _learn(
+        self, config: TokenizerConfig, parts: Sequence[Part], folders: Sequence[Path], work: Workspace
+    ) -> Learned:
+        """Count, merge in stages, prune, and write every format but SentencePiece's."""
+        execution = work.execution
+        base = read_ranks(config.base, work.cache, execution.offline) if config.base else Vocabulary()
+
+        def step(done: int, total: int) -> None:
+            work.progress.step(done, total, "bytes", "counting")
+
+        counts, drafts = work.scratch / "counts", work.scratch / "stages"
+        counts.mkdir(exist_ok=True)
+        drafts.mkdir(exist_ok=True)
+        counted = count_parts(
+            folders, parts, counts, seed=config.seed, workers=execution.workers, progress=step
+        )
+        learned = learn(config, counted, base, drafts, work.progress)
+        vocabulary = learned.vocabulary
+        vocabulary.save(work.path / VOCABULARY_FILE)
+        if config.scaffold:  # which tiktoken cannot express
+            scaffold.save_folder(vocabulary, config.special_slots, work.path / "hf")
+        else:
+            hf.save_folder(hf.to_tokenizers(vocabulary), config.special_slots, work.path / "hf")
+            save_tiktoken(vocabulary, special_tokens(config.special_slots), work.path / "tiktoken")
+        return learned
+
+    def _sentencepiece(
+        self, config: TokenizerConfig, parts: Sequence[Part], folders: Sequence[Path], output: Path
+    ) -> NamedEncoder:
+        """The same through ``sentencepiece``; also writes its own ``.model``."""
+        model = train_model(config.learned_size, texts(folders, parts, config.seed))
+        (output / "sentencepiece").mkdir(exist_ok=True)
+        write_atomic(
+            output / "sentencepiece" / MODEL_FILE, with_specials(model, special_tokens(config.special_slots))
+        )
+        hf.save_folder(carry_over(model), config.special_slots, output / "hf")
+        return from_tokenizers("ours", TITLES["sentencepiece"], carry_over(model))
+
+    def _report(
+        self,
+        config: TokenizerConfig,
+        ours: NamedEncoder,
+        learned: Learned | None,
+        parts: Sequence[Part],
+        folders: Sequence[Path],
+        work: Workspace,
+    ) -> dict[str, Any]:
+        """Measure beside what else the same text gives, and beside published vocabularies."""
+        rivals = {
+            "hf_bpe": lambda: train_hf(config.learned_size, texts(folders, parts, config.seed)),
+            "sentencepiece": lambda: carry_over(
+                train_model(config.learned_size, texts(folders, parts, config.seed))
+            ),
+        }
+        encoders = [ours]
+        for name in config.compare:
+            if name != config.backend:
+                work.progress.say(f"learning as many entries with {TITLES[name]}, to compare")
+                encoders.append(from_tokenizers(name, TITLES[name], rivals[name]()))
+        anchors, missing = load_anchors(config.anchors, work.cache, work.execution.offline)
+        report = measure(
+            [*encoders, *anchors],
+            measured_texts(folders, config.held_out),
+            vocabulary=learned.vocabulary if learned else None,
+            missing=missing,
+            pruned=learned.pruned if learned else (),
+            seed=config.seed,
+        )
+        report |= {
+            "backend": config.backend,
+            "vocab_size": config.vocab_size,
+            "learning": learned.stages if learned else [],
+            "parts": [
+                {
+                    "source": part.source,
+                    "domain": part.domain,
+                    "language": part.language,
+                    "documents": part.documents,
+                    "available_bytes": part.available_bytes,
+                    "sampled_bytes": part.sampled_bytes,
+                }
+                for part in parts
+            ],
+        }
+        write_json(work.path / REPORT, report)
+        return report
 
     def verify(self, work: Workspace) -> None:
         """The saved folder must have the ids the config promises."""
         config = cast(TokenizerConfig, self.config)
         tokenizer = load(work.path / "hf")
         begin, end = tokenizer.convert_tokens_to_ids([BEGIN_OF_TEXT, END_OF_TEXT])
+        size = tokenizer.convert_tokens_to_ids(special_tokens(config.special_slots)[-1]) + 1
         expected = (config.vocab_size, config.learned_size, config.learned_size + 1)
-        if (len(tokenizer), begin, end) != expected:
-            raise DamagedError(
-                f"{work.path / 'hf'}: size and ids are {(len(tokenizer), begin, end)}, not {expected}"
-            )
+        if (size, begin, end) != expected:
+            raise DamagedError(f"{work.path / 'hf'}: size and ids are {(size, begin, end)}, not {expected}")
 
 
-def save(trained: Tokenizer, config: TokenizerConfig, folder: Path) -> None:
-    """Write the folder that ``AutoTokenizer`` loads."""
-    save_folder(trained, config.special_slots, folder)
+def texts(folders: Sequence[Path], parts: Sequence[Part], seed: int) -> Iterator[str]:
+    """The text of the chosen documents, cut at special tokens and without them."""
+    for path in document_files(folders):
+        source = path.parent.name
+        mine = [part for part in parts if part.source == source]
+        if mine:
+            for document in read_file(path, "train"):
+                if any(part.has(source, document, seed) for part in mine):
+                    yield from document.pieces()
 
 
-def compression(tokenizer: PreTrainedTokenizerFast, folders: Sequence[Path]) -> dict[str, dict[str, float]]:
-    """Bytes per token on validation documents: ``{domain: {documents, bytes, tokens, bytes_per_token}}``.
+def refuse_without_text(parts: Sequence[Part], config: TokenizerConfig, folders: Sequence[Path]) -> None:
+    """Say so at once where there is nothing to learn from.
 
-    A conversation counts as rendered: all its tokens, and the bytes they stand for (none for turn marks).
+    Raises:
+        VocabularyError: no part has a weight in any stage.
     """
-    sizes = [len(text) for text in token_bytes(tokenizer)]
-    totals: dict[str, dict[str, float]] = {}
-    for document in read_documents(folders, "valid"):
-        if document.messages:
-            ids = document.conversation(partial(render, tokenizer)).ids
-        else:
-            ids = encode_text(tokenizer, [document.text])[0]
-        total = totals.setdefault(document.domain, {"documents": 0, "bytes": 0, "tokens": 0})
-        total["documents"] += 1
-        total["bytes"] += sum(sizes[index] for index in ids)
-        total["tokens"] += len(ids)
-    for total in totals.values():
-        total["bytes_per_token"] = round(total["bytes"] / max(total["tokens"], 1), 4)
-    return dict(sorted(totals.items()))
+    names = {name for stage in config.stages for name, weight in stage.weights.items() if weight}
+    if not any({part.source, part.domain} & names for part in parts):
+        found = sorted({part.domain for part in parts})
+        raise VocabularyError(
+            f"{' and '.join(map(str, folders))}: no training text to learn from: tokenizer.stages give "
+            f"weight to {', '.join(sorted(names))}; the corpus has {', '.join(found) or 'no documents'}"
+        )

@@ -87,12 +87,13 @@ class CorpusStage(Stage):
     documents: list[dict[str, str]]
 
     def run(self, work: Workspace) -> dict[str, int]:
-        folder = work.path / "documents" / "stdlib"
-        folder.mkdir(parents=True)
         half = len(self.documents) // 2
         for number, part in enumerate((self.documents[:half], self.documents[half:])):
-            if part:
-                pq.write_table(pa.Table.from_pylist(part), folder / f"{number:05d}.parquet")
+            for source in {row.get("source", "stdlib") for row in part}:
+                folder = work.path / "documents" / source
+                folder.mkdir(parents=True, exist_ok=True)
+                mine = [row for row in part if row.get("source", "stdlib") == source]
+                pq.write_table(pa.Table.from_pylist(mine), folder / f"{number:05d}.parquet")
         return {"documents": len(self.documents)}
 
 

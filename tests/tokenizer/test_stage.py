@@ -18,11 +18,14 @@ from stemma.core.errors import DamagedError
 from stemma.core.stage import execute
 from tokenizer.config import TokenizerConfig
 from tokenizer.errors import TextError, VocabularyError
-from tokenizer.learning.sample import choose, read_documents
+from tokenizer.learning.sample import Part, read_documents, survey
 from tokenizer.learning.sentencepiece_backend import carry_over, train_model, with_specials
 from tokenizer.load import encode_text, load, token_bytes
 from tokenizer.specials import CONTROL, MARKUP, NAMED, special_tokens
 from tokenizer.stage import TokenizerStage
+from tokenizer.vocabulary import VOCABULARY_FILE, Vocabulary
+
+STAGE = {"name": "rest", "weights": {"web": 1.0}}
 
 unicode_text = st.lists(
     st.one_of(
@@ -128,14 +131,18 @@ def test_an_export_beside_a_model_config_loads_as_the_same_tokenizer(
 
 def test_report_counts_every_validation_byte(artifact: Artifact, corpus: Artifact, tokenizer) -> None:
     report = json.loads(artifact.file("report.json").read_text())
-    for domain, row in report["compression"].items():
+    rows = {row["name"]: row for row in report["groups"] if row["group"] == "domain"}
+    assert set(rows) == {"code", "web"}
+    for domain, row in rows.items():
         texts = [
             document.text for document in read_documents([corpus.path], "valid") if document.domain == domain
         ]
+        ours = row["by"]["ours"]
         assert row["documents"] == len(texts) > 0
         assert row["bytes"] == sum(len(text.encode()) for text in texts)
-        assert row["tokens"] == sum(map(len, encode_text(tokenizer, texts)))
-        assert artifact.summary["bytes_per_token"][domain] == round(row["bytes"] / row["tokens"], 4) > 1
+        assert ours["tokens"] == sum(map(len, encode_text(tokenizer, texts)))
+        assert artifact.summary["bytes_per_token"][domain] == ours["bytes_per_token"]
+        assert ours["bytes_per_token"] == pytest.approx(row["bytes"] / ours["tokens"], abs=1e-4)
 
 
 @pytest.mark.parametrize("backend", ["bpe", "sentencepiece"])
@@ -188,22 +195,48 @@ def test_sentencepiece_itself_gives_the_same_ids(corpus: Artifact) -> None:
         assert ours.encode(line).ids == original.encode(line), line
 
 
-def test_sampling_is_seeded_and_follows_the_weights(corpus: Artifact) -> None:
-    def config(**changes) -> TokenizerConfig:
-        return TokenizerConfig(**{"sample_bytes": 300_000, **changes})
+def test_a_source_above_its_bytes_gives_a_seeded_choice(corpus: Artifact) -> None:
+    def chosen(**changes) -> tuple[list[Part], set[str]]:
+        config = TokenizerConfig(**{"source_bytes": 300_000, **changes})
+        parts = survey([corpus.path], config)
+        ids = {
+            document.id
+            for document in read_documents([corpus.path], "train")
+            if any(part.has("stdlib", document, config.seed) for part in parts)
+        }
+        return parts, ids
 
-    first, again = choose([corpus.path], config()), choose([corpus.path], config())
-    assert first == again
-    assert choose([corpus.path], config(seed=1)).ids != first.ids
-    only = choose([corpus.path], config(domain_weights={"code": 1.0}))
-    assert only.sampled_bytes["web"] == 0
-    assert 300_000 <= only.sampled_bytes["code"] < only.available_bytes["code"]
-    small = choose([corpus.path], config(domain_weights={"web": 1.0}))
-    assert small.sampled_bytes["web"] == small.available_bytes["web"], (
-        "a domain below its share gives all it has"
-    )
-    train = {document.id for document in read_documents([corpus.path], "train")}
-    assert first.ids < train, "validation documents are never learned from"
+    parts, ids = chosen()
+    assert (parts, ids) == chosen()
+    assert chosen(seed=1)[1] != ids
+    code, web = parts
+    assert (code.domain, web.domain) == ("code", "web")
+    assert 300_000 <= code.sampled_bytes < code.available_bytes
+    assert web.sampled_bytes == web.available_bytes, "a part with less gives all it has"
+    sizes = {document.id: len(document.text.encode()) for document in read_documents([corpus.path], "train")}
+    assert ids < set(sizes), "validation documents are never learned from"
+    assert sum(sizes[identifier] for identifier in ids) == code.sampled_bytes + web.sampled_bytes
+    assert chosen(source_bytes=10**9)[1] == set(sizes)
+
+
+def test_nothing_is_learned_from_a_held_out_source(make_corpus, documents, tmp_path: Path) -> None:
+    words = " ".join(f"zq{index}xv" for index in range(50)) + "\n"
+    odd = [{**row, "source": "odd", "text": words * 40} for row in documents[:10]]
+    corpus = make_corpus([*documents[10:], *odd])
+    with_it = make(corpus, tmp_path / "with")
+    without = make(corpus, tmp_path / "without", held_out=("odd",))
+    assert any(b"zq" in text for text in Vocabulary.load(with_it.path / VOCABULARY_FILE).texts)
+    assert not any(b"zq" in text for text in Vocabulary.load(without.path / VOCABULARY_FILE).texts)
+    rows = {
+        row["name"]: row
+        for row in json.loads(without.file("report.json").read_text())["groups"]
+        if row["group"] == "source"
+    }
+    assert rows["odd"]["held_out"]
+    assert rows["odd"]["documents"] == 10, "all of it is there to measure on"
+    assert not rows["stdlib"]["held_out"]
+    with pytest.raises(VocabularyError, match="held_out names nowhere; the sources are odd, stdlib"):
+        make(corpus, tmp_path / "unknown", held_out=("nowhere",))
 
 
 @pytest.mark.parametrize("backend", ["bpe", "sentencepiece"])
@@ -211,7 +244,7 @@ def test_too_little_text_is_an_error_not_a_smaller_vocabulary(
     make_corpus, documents, tmp_path, backend
 ) -> None:
     tiny = make_corpus([{**row, "text": "one two three one two three"} for row in documents[:6]])
-    with pytest.raises(VocabularyError, match="1984"):
+    with pytest.raises(VocabularyError, match="1728 entries.*only 10" if backend == "bpe" else "1984"):
         make(tiny, tmp_path, backend=backend)
     assert not list((tmp_path / "artifacts").glob("*/manifest.json")), "nothing may be sealed"
 
@@ -225,7 +258,7 @@ def test_an_empty_corpus_is_refused(make_corpus, documents, tmp_path: Path) -> N
         make(
             make_corpus([row for row in documents if row["domain"] == "code"]),
             tmp_path,
-            domain_weights={"web": 1},
+            stages=[{"name": "general", "weights": {"web": 1}}],
         )
 
 
@@ -250,8 +283,16 @@ def test_a_damaged_or_foreign_file_is_refused_by_name(make_corpus, documents, tm
     [
         ({"vocab_size": 320, "special_slots": 64}, "need more than 321"),
         ({"special_slots": 11}, "special_slots"),
-        ({"domain_weights": {"web": 0.0}}, "not all 0"),
-        ({"domain_weights": {"web": -1.0, "code": 2.0}}, "0 or more"),
+        ({"stages": [{"name": "a", "weights": {"web": 0.0}}]}, "not all 0"),
+        ({"stages": [{"name": "a", "weights": {"web": -1.0, "code": 2.0}}]}, "0 or more"),
+        ({"stages": []}, "at least 1"),
+        ({"stages": [{**STAGE, "name": "a"}, {**STAGE, "name": "b"}]}, "share or entries for a"),
+        ({"stages": [{**STAGE, "name": "a", "share": 0.5}]}, "give no share or entries"),
+        ({"stages": [{**STAGE, "name": "a", "entries": 10**6}, {**STAGE, "name": "b"}]}, "leave nothing"),
+        ({"stages": [{**STAGE, "name": "a", "entries": 1, "share": 0.1}, STAGE]}, "not both"),
+        ({"stages": [{**STAGE, "entries": 1}, STAGE]}, "one name"),
+        ({"backend": "sentencepiece", "scaffold": True}, "without scaffolds"),
+        ({"base": {"sha256": "0" * 64}}, "either path, or package"),
         ({"backend": "wordpiece"}, "backend"),
     ],
 )
