@@ -3,7 +3,7 @@
 What makes it fast: the words lie end to end in one array, a cell a byte, in which a neighbour is found by
 arithmetic; each pair has the list of its positions, written once when the pair comes up; counts of neighbours
 are summed in arrays indexed by symbol, so the hash table is asked once per kind of neighbour; and a pair that
-comes up less often than a pair must (``least``) is never entered, since it cannot grow.
+comes up less often than a pair must to be joined is never entered, since it cannot grow.
 
 It can in one case: where a second pair makes an entry that is there. From bytes that never happens, since what
 stands between two boundaries is joined in one way; but a vocabulary that was pruned or published can have an
@@ -113,16 +113,7 @@ def learn(state: State, goal: int, least: int, first: int, scaffold: bool, pause
         row = slot_of(table, key)
         left, right = key >> SYMBOL_BITS, key & SYMBOL_MASK
         at = _first_place(state, row)
-        if at < 0:
-            table[row, LENGTH] = 0
-            continue
         length = state.lengths[left] + state.lengths[right]
-        if (
-            _named(state.text, state.barred_names, state.barred_origins, state.barred_lengths, at, length)
-            >= 0
-        ):
-            table[row, LENGTH] = 0
-            continue
         made = _named(state.text, state.names, state.origins, state.lengths, at, length)
         again = made >= 0
         room = 2 * table[row, LENGTH] + (_listed(state, row, made) if again else 0)
@@ -159,23 +150,36 @@ def _settle(state: State, least: int) -> int:
     """Bring the true head of the heap to its top; returns its count, 0 if there is none."""
     heap, table = state.heap, state.table
     size = state.numbers[CANDIDATES]
-    count = 0
+    count = np.int64(0)
     while size > 0:
         key = heap[0, 1]
         if key >= ENTRY:
-            # A scaffold that became an entry by another way has no business here.
+            # A scaffold that another pair made an entry again has no business here.
             count = state.frequencies[key - ENTRY] if state.scaffolds[key - ENTRY] else 0
         else:
             row = slot_of(table, key)
             count = table[row, COUNT] if table[row, KEY] == key and table[row, LENGTH] > 0 else 0
-        if count >= least and count == heap[0, 0]:
-            break
+            if count >= least and count == heap[0, 0] and _barred(state, row):
+                table[row, LENGTH] = count = 0
         if count < least:
             size = pop(heap, size)
-        else:
+        elif count < heap[0, 0]:
             sink(heap, size, count, key)
+        else:
+            break
     state.numbers[CANDIDATES] = size
     return count if size > 0 else 0
+
+
+@njit(cache=True, nogil=True)
+def _barred(state: State, row: int) -> bool:
+    """Whether the pair of a row makes what must not be learned."""
+    if len(state.barred_origins) == 0:
+        return False
+    pair = state.table[row, KEY]
+    length = state.lengths[pair >> SYMBOL_BITS] + state.lengths[pair & SYMBOL_MASK]
+    names, origins, lengths = state.barred_names, state.barred_origins, state.barred_lengths
+    return _named(state.text, names, origins, lengths, _first_place(state, row), length) >= 0
 
 
 @njit(cache=True, nogil=True)
@@ -192,13 +196,12 @@ def _mark(state: State, rank: int, next_count: int, first: int, least: int) -> N
 
 @njit(cache=True, nogil=True)
 def _first_place(state: State, row: int) -> int:
-    """Where the pair of a row first stands, or -1."""
-    pair, start = state.table[row, KEY], state.table[row, START]
+    """Where the pair of a row first stands. A pair that has a count stands somewhere."""
+    pair, index = state.table[row, KEY], state.table[row, START]
     width = state.lengths[pair >> SYMBOL_BITS]
-    for index in range(start, start + state.table[row, LENGTH]):
-        if stands(state.cells, state.word_of, state.positions[index], width, pair):
-            return np.int64(state.positions[index])
-    return np.int64(-1)
+    while not stands(state.cells, state.word_of, state.positions[index], width, pair):
+        index += 1
+    return np.int64(state.positions[index])
 
 
 @njit(cache=True, nogil=True)
@@ -362,7 +365,7 @@ def _write(
 
 @njit(cache=True, nogil=True)
 def _merge_lists(positions: NDArray[np.int32], old: int, to: int, new: int, stop: int) -> None:
-    """Merge the lists at ``old`` (``new - to`` long) and ``new`` (up to ``stop``), both ascending, to ``to``."""
+    """Merge ascending lists, that at ``old`` (``new - to`` long) and that at ``new`` up to ``stop``, to ``to``."""
     end = old + new - to
     while old < end:
         if new < stop and positions[new] < positions[old]:

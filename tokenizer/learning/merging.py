@@ -6,7 +6,7 @@ Hugging Face's ``BpeTrainer`` gives, in its order:
 
 - a pair counts as often as it stands there, overlapping included (``aaa`` has two of ``aa``), and is joined
   leftmost first;
-- of pairs equally frequent the one with the lower left rank goes first, then the one with the lower right rank;
+- of pairs equally frequent the one with the lower left rank goes first, then that with the lower right rank;
 - a pair whose bytes are an entry already is joined in its turn and adds nothing (from bytes that never comes
   up, see ``joining``).
 

@@ -21,7 +21,7 @@ def new_table(pairs: int) -> NDArray[np.int64]:
     """An empty table, at most half full with so many pairs.
 
     A row is a pair, half a cache line: ``KEY`` (left symbol << 32 | right symbol, or ``EMPTY``), ``COUNT``
-    (weighted occurrences), ``START`` and ``LENGTH`` of its list of positions; without one it is joined already.
+    (weighted occurrences), ``START`` and ``LENGTH`` of its list of positions (none: it is joined, or barred).
 
     Returns:
         ``[power of 2, 4]``.
