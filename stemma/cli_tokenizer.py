@@ -32,6 +32,7 @@ def tokenizer_report(
     from stemma.core.files import read_json
     from stemma.pipeline import open_run
     from tokenizer.report.anchors import anchor_names
+    from tokenizer.report.measure import SCHEMA
     from tokenizer.report.write import REPORT, measure_artifact, write_report
 
     names = anchor_names(anchor)
@@ -39,7 +40,7 @@ def tokenizer_report(
     artifacts = open_run(store, run)
     artifact = _need(artifacts, run, "tokenizer")
     report = read_json(artifact.file(REPORT))
-    if names or "groups" not in report:
+    if names or report.get("schema") != SCHEMA:
         report = measure_artifact(
             artifact.path,
             [artifacts[name].path for name in DOCUMENTS if name in artifacts],

@@ -481,6 +481,9 @@ def test_a_scaffold_has_no_id_and_says_what_it_becomes() -> None:
     found = pedigree_of(made, b"ab")
     assert (found.id, found.becomes) == (None, (b"a", b"b"))
     assert "scaffold" in found.facts["id"]
+    encoder = from_vocabulary("s", "S", made, 0)
+    ids = [encoder.encode([text])[0].tolist() for text in ("ab", "abc")]
+    assert [[encoder.token_bytes[index] for index in row] for row in ids] == [[b"a", b"b"], [b"abc"]]
 
 
 class Written(Stage):
@@ -493,8 +496,13 @@ class Written(Stage):
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory, vocabulary: Vocabulary) -> Store:
+    report = {"pruned": [{"entry": "spam", "rule": "spam"}]}  # of a version that measured nothing
+    return make_store(tmp_path_factory.mktemp("store"), vocabulary, report)
+
+
+def make_store(root: Path, vocabulary: Vocabulary, report: dict[str, Any]) -> Store:
     """A store with a run ``demo``: a corpus, and a tokenizer that held ``books`` out."""
-    store = Store(tmp_path_factory.mktemp("store"))
+    store = Store(root)
 
     class Corpus(Written):
         kind = "corpus"
@@ -520,7 +528,7 @@ def store(tmp_path_factory: pytest.TempPathFactory, vocabulary: Vocabulary) -> S
         def write(self, path: Path) -> None:
             vocabulary.save(path / VOCABULARY_FILE)
             save_folder(to_tokenizers(vocabulary), 16, path / "hf")
-            write_json(path / "report.json", {"pruned": [{"entry": "spam", "rule": "spam"}]})
+            write_json(path / "report.json", report)
 
     class HeldOut(Config):
         held_out: tuple[str, ...] = ("books",)
@@ -576,7 +584,17 @@ def test_the_command_line_writes_the_report(store: Store) -> None:
     assert found["tokenizers"][0]["title"] == "demo"
     assert [row["stage"] for row in found["stages"]] == ["bytes", "base", "general"]
     again = Path(ask(store, "report", "demo", "--anchor", "qwen3", "--offline").strip())
+    assert read_json(again.with_suffix(".json"))["groups"] == found["groups"]
     assert "Qwen3 is not compared" in again.read_text("utf-8")
+
+
+def test_a_report_that_was_sealed_is_drawn_as_it_is(
+    report: dict[str, Any], vocabulary: Vocabulary, tmp_path: Path
+) -> None:
+    sealed = make_store(tmp_path, vocabulary, report)
+    path = Path(ask(sealed, "report", "demo").strip())
+    assert read_json(path.with_suffix(".json")) == json.loads(json.dumps(report))
+    assert path.read_text("utf-8") == report_page(report, "demo")
 
 
 def test_the_command_line_shows_an_entry(store: Store, vocabulary: Vocabulary) -> None:

@@ -116,6 +116,14 @@ def readable(entry: bytes) -> str:
     return entry.decode("utf-8", "backslashreplace")
 
 
+def quoted(entry: bytes) -> str:
+    """An entry in quotes, as Python writes it: a string, or bytes where it is not whole characters."""
+    try:
+        return repr(entry.decode())
+    except UnicodeDecodeError:
+        return repr(entry)
+
+
 def _longest(entries: Sequence[tuple[bytes, int]]) -> list[dict[str, Any]]:
     first = sorted(entries, key=lambda pair: (-characters(pair[0]), -len(pair[0]), pair[0]))[:LONGEST]
     return [{"text": readable(entry), "bytes": len(entry), "count": count} for entry, count in first]

@@ -6,7 +6,7 @@ from typing import Any
 
 from tokenizer.errors import VocabularyError
 from tokenizer.merges import pairs
-from tokenizer.report.entries import characters, readable, script
+from tokenizer.report.entries import characters, quoted, readable, script
 from tokenizer.vocabulary import Entry, Vocabulary
 
 
@@ -45,9 +45,9 @@ class Pedigree:
     def facts(self) -> dict[str, str]:
         """Label to value, for people."""
         found = {
-            "text": repr(readable(self.text)),
+            "text": quoted(self.text),
             "bytes": f"{len(self.text)} ({self.text.hex(' ')})",
-            "script": f"{script(self.text)}, {characters(self.text)} characters",
+            "characters": f"{characters(self.text)}, {script(self.text)}",
         }
         if self.made:
             entry = self.made.entry

@@ -8,7 +8,7 @@ from rich.markup import escape
 from rich.table import Table
 from rich.tree import Tree
 
-from tokenizer.report.entries import readable
+from tokenizer.report.entries import quoted
 from tokenizer.report.html import UNPRINTABLE
 from tokenizer.report.pedigree import Made, Pedigree
 from tokenizer.vocabulary import Vocabulary
@@ -20,7 +20,7 @@ def plain(value: object) -> str:
 
 
 def render_comparison(report: Mapping[str, Any], console: Console) -> None:
-    """Bytes per token of every group, the ceiling of the first tokenizer, and how it compares."""
+    """Bytes per token of every group, the ceiling of the first tokenizer, and how the others compare."""
     reference, *others = report["tokenizers"]
     for group in ("domain", "language", "source"):
         rows = [row for row in report["groups"] if row["group"] == group]
@@ -29,21 +29,25 @@ def render_comparison(report: Mapping[str, Any], console: Console) -> None:
         elif len(rows) < 2:
             continue  # it would say again what the row of all documents says
         table = Table(title=f"bytes per token, by {group}", title_justify="left")
-        table.add_column(group)
+        table.add_column(group, no_wrap=True)
         for heading in ("documents", "MB", plain(reference["title"]), "ceiling"):
             table.add_column(heading, justify="right")
         for about in others:
             table.add_column(plain(about["title"]), justify="right")
-            table.add_column("its tokens for one", justify="right")
         for row in rows:
             own = row["by"][reference["name"]]
             cells = [plain(row["name"] or "-"), f"{row['documents']:,}", f"{row['bytes'] / 1e6:.2f}"]
             cells += [f"{own['bytes_per_token']:.3f}", f"{own['ceiling']:.3f}" if "ceiling" in own else "-"]
             for about in others:
-                cells.append(f"{row['by'][about['name']]['bytes_per_token']:.3f}")
-                cells.append(_ratio(row["ratios"][about["name"]]))
+                value = row["by"][about["name"]]["bytes_per_token"]
+                cells.append(f"{value:.3f} {_ratio(row['ratios'][about['name']])}")
             table.add_row(*cells, style="bold" if row["group"] == "all" else None)
         console.print(table)
+    if others:
+        console.print(
+            f"behind each: tokens it takes for one of {plain(reference['title'])}'s; in colour where the 95% "
+            "interval over documents excludes 1"
+        )
     for about in report["tokenizers"]:
         console.print(
             f"{plain(about['title'])}: {about['entries']:,} entries, "
@@ -55,12 +59,9 @@ def render_comparison(report: Mapping[str, Any], console: Console) -> None:
 
 def _ratio(cell: Mapping[str, float]) -> str:
     shown = f"{cell['ratio']:.3f}"
-    if "low" not in cell:
-        return shown
-    shown += f" \\[{cell['low']:.3f}, {cell['high']:.3f}]"
-    if cell["low"] > 1:
+    if cell.get("low", 0) > 1:
         return f"[green]{shown}[/green]"
-    return f"[red]{shown}[/red]" if cell["high"] < 1 else shown
+    return f"[red]{shown}[/red]" if cell.get("high", 2) < 1 else shown
 
 
 def render_pedigree(found: Pedigree, vocabulary: Vocabulary, console: Console) -> None:
@@ -81,7 +82,7 @@ def render_pedigree(found: Pedigree, vocabulary: Vocabulary, console: Console) -
         built = (_shown(vocabulary, rank) for rank in found.inside)
         console.print(f"first built with it: {', '.join(built)}")
     if found.becomes:
-        tokens = ", ".join(plain(repr(readable(token))) for token in found.becomes)
+        tokens = ", ".join(plain(quoted(token)) for token in found.becomes)
         console.print(f"text that has it becomes: {tokens}")
     for row in found.pruned:
         about = ", ".join(f"{name} {value}" for name, value in row.items() if name != "entry")
@@ -89,13 +90,13 @@ def render_pedigree(found: Pedigree, vocabulary: Vocabulary, console: Console) -
 
 
 def _shown(vocabulary: Vocabulary, rank: int) -> str:
-    return plain(repr(readable(vocabulary.texts[rank])))
+    return plain(quoted(vocabulary.texts[rank]))
 
 
 def _branch(made: Made) -> str:
     scaffold = ", scaffold" if made.entry.scaffold else ""
     about = f"rank {made.rank:,}, {made.entry.stage}{scaffold}"
-    return f"{plain(repr(readable(made.entry.text)))}  [dim]{plain(about)}[/dim]"
+    return f"{plain(quoted(made.entry.text))}  [dim]{plain(about)}[/dim]"
 
 
 def _grow(tree: Tree, made: Made) -> None:
