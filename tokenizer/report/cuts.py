@@ -35,7 +35,8 @@ def side_by_side(example: Mapping[str, Any], titles: Mapping[str, str]) -> str:
     """One text as each tokenizer cuts it, with how many tokens it took, as HTML."""
     data = str(example["text"]).encode()
     columns = []
-    for name, sizes in example["by"].items():
+    for name in (name for name in titles if name in example["by"]):
+        sizes = example["by"][name]
         if sum(sizes) == len(data):
             shown = f"<pre>{coloured(data, sizes)}</pre>"
         else:

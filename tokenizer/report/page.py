@@ -33,7 +33,7 @@ Report = Mapping[str, Any]
 
 
 def report_page(report: Report, run: str) -> str:
-    """The HTML of a report.
+    """The HTML of a report. The order of tokenizers is that of their list: objects lose theirs in a file.
 
     Args:
         report: what ``tokenizer.report.measure.measure`` returns.
@@ -118,7 +118,8 @@ def _tiles(report: Report, titles: Mapping[str, str]) -> list[tuple[str, str]]:
     if "ceiling" in figures:
         part = figures["bytes_per_token"] / figures["ceiling"]
         tiles.append((percent(part), f"of the ceiling, {figures['ceiling']:.2f} bytes per token"))
-    for name, cell in list(whole["ratios"].items())[:2]:
+    for name in list(titles)[1:3]:
+        cell = whole["ratios"][name]
         tiles.append((f"{cell['ratio'] - 1:+.1%}", f"text per token against {titles[name]}"))
     tiles.append((percent(ours["never_used"]), "of its entries never used here"))
     return tiles
@@ -194,7 +195,7 @@ def _compression(report: Report, titles: Mapping[str, str]) -> str:
             f"ceiling of {text(titles[report['reference']])}",
         ]
         whole = report["groups"][:1] if group == "domain" else []
-        lines = [_compression_row(row, report["reference"]) for row in [*whole, *rows]]
+        lines = [_compression_row(row, titles) for row in [*whole, *rows]]
         drawn = table(headings, lines, strong=len(whole))
         if len(rows) > 16:
             parts.append(details(f"{heading}: {len(rows)}", drawn))
@@ -203,16 +204,17 @@ def _compression(report: Report, titles: Mapping[str, str]) -> str:
     return "".join(parts)
 
 
-def _compression_row(row: Mapping[str, Any], reference: str) -> list[str]:
+def _compression_row(row: Mapping[str, Any], titles: Mapping[str, str]) -> list[str]:
     best = max(figures["bytes_per_token"] for figures in row["by"].values())
     label = text(row["name"] or "unknown") + (soft("held out") if row["held_out"] else "")
     cells = [label, size(row["bytes"]) + soft(f"{row['documents']:,} documents")]
-    for figures in row["by"].values():
+    for name in titles:
+        figures = row["by"][name]
         shown = f"{figures['bytes_per_token']:.3f}"
         cells.append(f"<b>{shown}</b>" if figures["bytes_per_token"] == best else shown)
         if "ceiling" in figures:
             cells[-1] += soft(f"{figures['bytes_per_token'] / figures['ceiling']:.0%} of its own")
-    ceiling = row["by"][reference].get("ceiling")
+    ceiling = row["by"][next(iter(titles))].get("ceiling")
     return [*cells, f"{ceiling:.3f}" if ceiling else "–"]
 
 
@@ -224,7 +226,8 @@ def _fertility(report: Report, titles: Mapping[str, str]) -> str:
         lines = []
         for row in rows:
             cells = [text(row["name"]), f"{row['spans'][kind]['count']:,}"]
-            for figures in row["by"].values():
+            for name in titles:
+                figures = row["by"][name]
                 value, uncut = figures["fertility"].get(kind), figures["whole"].get(kind)
                 part = "" if kind in PER_CHARACTER else soft(f"{uncut:.0%} whole")
                 cells.append("–" if value is None else f"{value:.3f}{part}")

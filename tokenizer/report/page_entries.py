@@ -38,7 +38,7 @@ def probes_body(report: Report, titles: Mapping[str, str]) -> str:
     summary = "Tokens that have a part in an indentation of 1 to 32 spaces"
     parts.append(details(summary, scrolling(heats, summary)))
     ours = commands[report["reference"]]
-    cut = [f"<code>\\{text(name)}</code> {count}" for name, count in ours.items() if count > 1]
+    cut = [f"<code>\\{text(name)}</code> {count}" for name, count in sorted(ours.items()) if count > 1]
     if cut:
         summary = (
             f"{len(cut)} commands that {text(titles[report['reference']])} cuts, and into how many tokens"
@@ -60,7 +60,7 @@ def entries_body(report: Report, titles: Mapping[str, str]) -> str:
             *(percent(about["never_used"]) for about in report["tokenizers"]),
         ]
     ]
-    for name, _ in scripts.most_common():
+    for name in sorted(scripts, key=lambda name: (-scripts[name], name)):
         cells = [text(name)]
         for about in report["tokenizers"]:
             tally = about["scripts"].get(name)
@@ -104,7 +104,7 @@ def _lengths(lengths: Mapping[str, int], kind: int) -> str:
     rows = "".join(
         f"<span>{length}{'+' if int(length) == last and last == 16 else ''}</span>"
         f'<i><i class="b{kind}" style="width:{100 * count / most:.1f}%"></i></i><span>{count:,}</span>'
-        for length, count in lengths.items()
+        for length, count in sorted(lengths.items(), key=lambda item: int(item[0]))
     )
     return f'<div class="bars">{rows}</div>'
 
@@ -125,7 +125,7 @@ def pruned_body(rows: Sequence[Mapping[str, Any]]) -> str:
     parts = [table(["rule", "entries"], [[text(rule), f"{count:,}"] for rule, count in rules.most_common()])]
     for rule, count in rules.most_common():
         mine = [row for row in rows if row["rule"] == rule][:PRUNED_SHOWN]
-        names = [name for name in mine[0] if name != "rule"]
+        names = sorted(mine[0].keys() - {"rule"}, key=lambda name: (name != "entry", name))
         lines = [[_value(name, row.get(name)) for name in names] for row in mine]
         shown = table([text(name) for name in names], lines, words=len(names))
         more = note(f"and {count - len(mine):,} more") if count > len(mine) else ""

@@ -85,7 +85,7 @@ def render_pedigree(found: Pedigree, vocabulary: Vocabulary, console: Console) -
         tokens = ", ".join(plain(quoted(token)) for token in found.becomes)
         console.print(f"text that has it becomes: {tokens}")
     for row in found.pruned:
-        about = ", ".join(f"{name} {value}" for name, value in row.items() if name != "entry")
+        about = ", ".join(f"{name} {value}" for name, value in sorted(row.items()) if name != "entry")
         console.print(f"taken out: {plain(about)}")
 
 
