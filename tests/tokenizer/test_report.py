@@ -32,6 +32,7 @@ from tokenizer.config import Anchor
 from tokenizer.encoding.encoder import Encoder
 from tokenizer.errors import TextError, VocabularyError
 from tokenizer.export.hf import save_folder, to_tokenizers
+from tokenizer.learning.prune import Pruned
 from tokenizer.learning.sentencepiece_backend import carry_over, train_model
 from tokenizer.load import byte_characters
 from tokenizer.report import anchors as anchors_module
@@ -96,6 +97,10 @@ def bytewise() -> NamedEncoder:
     return from_tiktoken("bytes", "Bytes", encoding, O200K)
 
 
+def taken_out(text: bytes, evidence: str) -> dict[str, Any]:
+    return Pruned(text, "base", "spam", evidence, 2.5, text + b"s", b"", (text[:1], text[1:])).row()
+
+
 def nfc_encoder() -> NamedEncoder:
     tokenizer = Tokenizer(models.BPE(vocab={c: at for at, c in enumerate(byte_characters())}, merges=[]))
     tokenizer.normalizer = normalizers.NFC()
@@ -107,7 +112,7 @@ def nfc_encoder() -> NamedEncoder:
 
 @pytest.fixture(scope="module")
 def report(ours: NamedEncoder, bytewise: NamedEncoder, vocabulary: Vocabulary) -> dict[str, Any]:
-    pruned = [{"entry": HOSTILE, "rule": "spam", "evidence": "seen 3 times", "becomes": ["<", "script"]}]
+    pruned = [taken_out(HOSTILE.encode(), "a hostile pattern")]
     missing = [{"name": "qwen3", "title": "Qwen3", "reason": "offline"}]
     hostile = MeasuredText(HOSTILE, "web", HOSTILE, (HOSTILE * 30,), HOSTILE)
     documents = [*texts(), hostile]
@@ -332,7 +337,7 @@ def test_the_page_has_the_figures_and_obeys_nothing_in_the_data(report: dict[str
     for said in (
         "Qwen3 is not compared: offline",
         "which flatters ours",
-        "seen 3 times",
+        "a hostile pattern",
         "general",
         "at most",
     ):
@@ -454,7 +459,7 @@ def test_published_vocabularies_give_the_ids_they_are_known_for(tmp_path: Path) 
 
 
 def test_a_pedigree_says_what_an_entry_is_made_of(vocabulary: Vocabulary) -> None:
-    found = pedigree_of(vocabulary, b" model", [{"entry": " model", "rule": "duplicates"}])
+    found = pedigree_of(vocabulary, b" model", [taken_out(b" model", "a twin"), taken_out(b"mo", "no")])
     assert found.made is not None
     assert [part.entry.text for part in found.made.parts] == [b" mo", b"del"]
     assert vocabulary.texts[found.made.rank] == b" model"
@@ -463,7 +468,7 @@ def test_a_pedigree_says_what_an_entry_is_made_of(vocabulary: Vocabulary) -> Non
         (b" mo", b"del"),
         (b" ", b"model"),
     }
-    assert found.pruned == ({"entry": " model", "rule": "duplicates"},)
+    assert found.pruned == (taken_out(b" model", "a twin"),)
     inner = pedigree_of(vocabulary, b"mo")
     assert [vocabulary.texts[rank] for rank in inner.inside] == [b" mo", b"model"]
     unknown = pedigree_of(vocabulary, b" models")
@@ -496,7 +501,7 @@ class Written(Stage):
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory, vocabulary: Vocabulary) -> Store:
-    report = {"pruned": [{"entry": "spam", "rule": "spam"}]}  # of a version that measured nothing
+    report = {"pruned": [taken_out(b"spam", "a phrase")]}  # of a version that measured nothing
     return make_store(tmp_path_factory.mktemp("store"), vocabulary, report)
 
 
@@ -580,7 +585,7 @@ def test_the_command_line_writes_the_report(store: Store) -> None:
     assert path == store.root / "demo" / "reports" / "tokenizer.html"
     found = read_json(path.with_suffix(".json"))
     assert row_of(found, "source", "books")["held_out"]
-    assert found["pruned"] == [{"entry": "spam", "rule": "spam"}]
+    assert found["pruned"] == [taken_out(b"spam", "a phrase")]
     assert found["tokenizers"][0]["title"] == "demo"
     assert [row["stage"] for row in found["stages"]] == ["bytes", "base", "general"]
     again = Path(ask(store, "report", "demo", "--anchor", "qwen3", "--offline").strip())
@@ -604,7 +609,9 @@ def test_the_command_line_shows_an_entry(store: Store, vocabulary: Vocabulary) -
     index = vocabulary.token_bytes.index(b" model")
     assert ask(store, "show", str(index), "--id", "--run", "demo") == said
     assert ask(store, "show", r"\x20model", "--escapes", "--run", "demo") == said
-    assert "taken out: rule spam" in ask(store, "show", "spam", "--run", "demo")
+    assert "taken out: spam, a phrase; added by base, seen 2.5 times" in ask(
+        store, "show", "spam", "--run", "demo"
+    )
     for wrong, reason in ((["many", "--id"], "no id"), ([r"\x2", "-e"], "cannot be read")):
         with pytest.raises(StemmaError, match=reason):
             ask(store, "show", *wrong, "--run", "demo")

@@ -7,6 +7,7 @@ from typing import Any
 from tokenizer.report.html import colour, details, entry, note, percent, scrolling, soft, table, text
 
 PRUNED_SHOWN = 400
+PRUNED_COLUMNS = ("entry", "stage", "count", "evidence", "example", "twin", "becomes")
 SPELT = frozenset(("entry", "twin", "becomes", "example"))  # what in a row on pruning is bytes of text
 
 Report = Mapping[str, Any]
@@ -125,7 +126,7 @@ def pruned_body(rows: Sequence[Mapping[str, Any]]) -> str:
     parts = [table(["rule", "entries"], [[text(rule), f"{count:,}"] for rule, count in rules.most_common()])]
     for rule, count in rules.most_common():
         mine = [row for row in rows if row["rule"] == rule][:PRUNED_SHOWN]
-        names = sorted(mine[0].keys() - {"rule"}, key=lambda name: (name != "entry", name))
+        names = [name for name in PRUNED_COLUMNS if any(row.get(name) for row in mine)]
         lines = [[_value(name, row.get(name)) for name in names] for row in mine]
         shown = table([text(name) for name in names], lines, words=len(names))
         more = note(f"and {count - len(mine):,} more") if count > len(mine) else ""

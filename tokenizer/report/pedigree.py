@@ -6,7 +6,7 @@ from typing import Any
 
 from tokenizer.errors import VocabularyError
 from tokenizer.merges import pairs
-from tokenizer.report.entries import characters, quoted, readable, script
+from tokenizer.report.entries import characters, quoted, script
 from tokenizer.vocabulary import Entry, Vocabulary
 
 
@@ -69,7 +69,7 @@ def pedigree_of(
     Args:
         vocabulary: with its pedigree.
         text: the entry's bytes; at least one.
-        pruned: rows of the report on pruning.
+        pruned: what was taken out, as ``tokenizer.learning.prune.Pruned.row`` writes it.
         inside: how many of the entries built with it to name.
 
     Raises:
@@ -78,7 +78,7 @@ def pedigree_of(
     if not text:
         raise VocabularyError("an entry has at least one byte; give the text of a token")
     ranks = {entry.text: rank for rank, entry in enumerate(vocabulary.entries)}
-    rows = tuple(row for row in pruned if row.get("entry") == readable(text))
+    rows = tuple(row for row in pruned if row["bytes"] == text.hex())
     rank = ranks.get(text)
     if rank is None:
         return Pedigree(text, becomes=_becomes(vocabulary, text), pruned=rows)

@@ -85,8 +85,10 @@ def render_pedigree(found: Pedigree, vocabulary: Vocabulary, console: Console) -
         tokens = ", ".join(plain(quoted(token)) for token in found.becomes)
         console.print(f"text that has it becomes: {tokens}")
     for row in found.pruned:
-        about = ", ".join(f"{name} {value}" for name, value in sorted(row.items()) if name != "entry")
-        console.print(f"taken out: {plain(about)}")
+        console.print(
+            f"taken out: {plain(row['rule'])}, {plain(row['evidence'])}; added by {plain(row['stage'])}, "
+            f"seen {row['count']:,g} times when it was"
+        )
 
 
 def _shown(vocabulary: Vocabulary, rank: int) -> str:
