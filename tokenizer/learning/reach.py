@@ -8,19 +8,19 @@ that is no whole pre-token and whose own bytes are joined to something else.
 For the same reason nothing changes for an entry when others are taken out that it is not built from.
 """
 
-import itertools
 from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from tokenizer.splitting.scan import cut, next_end
+from tokenizer.splitting.scan import next_end
 from tokenizer.splitting.unicode import CODE_POINTS, character_classes
 
 # Neighbours to try: one character of each class and run that the splits tell apart, and what makes
 # contractions. One on either side is enough: see test_an_entry_fits_if_any_surroundings_leave_it_whole.
 _ANY = ("", "a", ".", "\n", " ", "A", "ª", "\u0301", "가", "！", "ㄅ", "一")
+_CONTINUATION = bytes(range(0x80, 0xC0))
 _LEFT = tuple(text.encode() for text in _ANY)
 _RIGHT = tuple(text.encode() for text in (*_ANY, "/", "s", "S", "l", "L", "e", "E"))
 
@@ -44,8 +44,8 @@ def with_parts(ranks: Iterable[int], made: Sequence[Sequence[int]]) -> set[int]:
 
 def whole(texts: Sequence[bytes]) -> NDArray[np.bool_]:
     """Which of the texts are one pre-token, ``[texts]``; parts of UTF-8 characters are none."""
-    valid = np.fromiter(map(_is_text, texts), np.bool_, len(texts))
-    return _uncut(texts, b"", b"") & valid
+    valid = np.fromiter(map(is_text, texts), np.bool_, len(texts))
+    return _undivided(texts, [b""], [b""]) & valid
 
 
 def fit(texts: Sequence[bytes]) -> NDArray[np.bool_]:
@@ -53,20 +53,15 @@ def fit(texts: Sequence[bytes]) -> NDArray[np.bool_]:
 
     A text may begin or end within a UTF-8 character.
     """
-    fitting = np.zeros(len(texts), np.bool_)
-    parts = [index for index, text in enumerate(texts) if not _is_text(text)]
-    fitting[parts] = [_part_fits(texts[index]) for index in parts]
-    left = np.setdiff1d(np.arange(len(texts)), parts)
-    for before, after in itertools.product(_LEFT, _RIGHT):
-        if not len(left):
-            break
-        uncut = _uncut([texts[index] for index in left], before, after)
-        fitting[left[uncut]] = True
-        left = left[~uncut]
+    fitting = _undivided(texts, _LEFT, _RIGHT)
+    for index, text in enumerate(texts):
+        if not is_text(text):
+            fitting[index] = _part_fits(text)
     return fitting
 
 
-def _is_text(text: bytes) -> bool:
+def is_text(text: bytes) -> bool:
+    """Whether bytes are whole UTF-8 characters."""
     try:
         text.decode()
     except UnicodeDecodeError:
@@ -74,46 +69,58 @@ def _is_text(text: bytes) -> bool:
     return True
 
 
-def _uncut(texts: Sequence[bytes], before: bytes, after: bytes) -> NDArray[np.bool_]:
-    """Which texts no cut divides between these neighbours, ``[texts]``."""
-    joined = [before + text + after for text in texts]
+def _undivided(texts: Sequence[bytes], lefts: Sequence[bytes], rights: Sequence[bytes]) -> NDArray[np.bool_]:
+    """Which texts no cut divides between some left and some right neighbour, ``[texts]``."""
+    longest = sum(max(map(len, parts), default=0) for parts in (texts, lefts, rights))
+    scratch = np.empty(longest, np.uint8)
+    packed = (_packed(texts), _packed(lefts), _packed(rights))
+    return np.asarray(_try_neighbours(*packed, scratch, character_classes()))
+
+
+def _packed(texts: Sequence[bytes]) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
     offsets = np.zeros(len(texts) + 1, np.int64)
-    np.cumsum(np.fromiter(map(len, joined), np.int64, len(joined)), out=offsets[1:])
-    data = np.frombuffer(b"".join(joined), np.uint8)
-    return np.asarray(_undivided(data, offsets, len(before), len(after), character_classes()))
+    np.cumsum(np.fromiter(map(len, texts), np.int64, len(texts)), out=offsets[1:])
+    return np.frombuffer(b"".join(texts), np.uint8), offsets
 
 
 @njit(cache=True, nogil=True)
-def _undivided(data, offsets, before, after, classes):  # type: ignore[no-untyped-def]
-    found = np.ones(len(offsets) - 1, np.bool_)
-    for index in range(len(offsets) - 1):
-        place, stop = offsets[index], offsets[index + 1]
-        start = place + before
-        end = stop - after
-        while place < stop:
-            place = next_end(data, place, stop, classes)
-            if start < place < end:
-                found[index] = False
+def _try_neighbours(texts, lefts, rights, scratch, classes):  # type: ignore[no-untyped-def]
+    found = np.zeros(len(texts[1]) - 1, np.bool_)
+    for index in range(len(found)):
+        for pair in range((len(lefts[1]) - 1) * (len(rights[1]) - 1)):
+            left, right = divmod(pair, len(rights[1]) - 1)
+            start = _append(lefts, left, scratch, 0)
+            end = _append(texts, index, scratch, start)
+            stop = _append(rights, right, scratch, end)
+            place = next_end(scratch, 0, stop, classes)
+            while place <= start:
+                place = next_end(scratch, place, stop, classes)
+            if place >= end:
+                found[index] = True
                 break
     return found
 
 
+@njit(cache=True, nogil=True)
+def _append(packed, index, scratch, place):  # type: ignore[no-untyped-def]
+    """Copy a text to a place; returns where it ends."""
+    data, offsets = packed
+    for source in range(offsets[index], offsets[index + 1]):
+        scratch[place] = data[source]
+        place += 1
+    return place
+
+
 def _part_fits(text: bytes) -> bool:
     """``fit`` of one text that begins or ends within a character: every kind of character is tried there."""
-    body = text.lstrip(bytes(range(0x80, 0xC0)))
-    head = text[: len(text) - len(body)]
-    whole_body = body.decode(errors="ignore").encode()
-    tail = body[len(whole_body) :] if body.startswith(whole_body) else body
-    if not _is_text(whole_body) or whole_body + tail != body:
-        return False
-    for first, last in itertools.product(_endings(head), _beginnings(tail)):
-        for before, after in itertools.product(_LEFT, _RIGHT):
-            pieces = cut((before + first + text + last + after).decode())
-            ends = set(itertools.accumulate(map(len, pieces)))
-            start = len(before + first)
-            if not any(start < end < start + len(text) for end in ends):
-                return True
-    return False
+    head = text[: len(text) - len(text.lstrip(_CONTINUATION))]
+    body = text[len(head) :].decode("utf-8", "ignore").encode()
+    tail = text[len(head) + len(body) :]
+    if head + body + tail != text:
+        return False  # broken within: no text has it
+    lefts = [before + first for first in _endings(head) for before in _LEFT]
+    rights = [last + after for last in _beginnings(tail) for after in _RIGHT]
+    return bool(_undivided([text], lefts, rights)[0])
 
 
 def _endings(head: bytes) -> Iterator[bytes]:
