@@ -25,8 +25,7 @@ from stemma.core.errors import DamagedError, StageFailed
 from tokenizer.config import TokenizerConfig
 from tokenizer.errors import TextError
 from tokenizer.learning import counting
-from tokenizer.learning.counting import Counter as WordCounter
-from tokenizer.learning.counting import count_parts, plan_jobs
+from tokenizer.learning.counting import WordCounter, count_parts, plan_jobs
 from tokenizer.learning.sample import Part, read_file, survey
 from tokenizer.learning.table import WordTable, count_words
 from tokenizer.learning.wordfiles import read_words, summed, text_bytes

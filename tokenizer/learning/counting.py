@@ -36,7 +36,7 @@ _PLAN, _JOBS, _PARTS = "plan.json", "jobs", "parts"
 Task = TypeVar("Task")
 
 
-class Counter:
+class WordCounter:
     """Counts texts and writes sorted files of words: ``<name>.<nnnnnn>.arrow``.
 
     Args:
@@ -202,13 +202,13 @@ def _count_job(job: Job, *, parts: Sequence[Part], seed: int, memory: int, outpu
     mine = {(part.domain, part.language): part for part in parts if part.source == source}
     folder = output / _JOBS / f".{job.name}"
     folder.mkdir()
-    counters: dict[Part, Counter] = {}
+    counters: dict[Part, WordCounter] = {}
     for document in read_file(job.path, "train", job.row_groups):
         part = mine.get((document.domain, document.language))
         if part is None or not part.has(source, document, seed):
             continue
         if part not in counters:
-            counters[part] = Counter(folder, part.name, memory // len(mine))
+            counters[part] = WordCounter(folder, part.name, memory // len(mine))
         for piece in document.pieces():
             counters[part].add(piece)
     for counter in counters.values():
@@ -219,7 +219,12 @@ def _count_job(job: Job, *, parts: Sequence[Part], seed: int, memory: int, outpu
 
 def _merge_part(part: Part, *, output: Path) -> None:
     paths = sorted((output / _JOBS).glob(f"*/{escape(part.name)}.??????.arrow"))
-    write_words(output / _PARTS / f"{part.name}.arrow", sums(paths), sum(map(text_bytes, paths)))
+    target = output / _PARTS / f"{part.name}.arrow"
+    if len(paths) == 1:  # as it would be written again
+        os.replace(paths[0], target)
+        sync_folder(target.parent)
+    else:
+        write_words(target, sums(paths), sum(map(text_bytes, paths)))
 
 
 class _Workers:
