@@ -141,7 +141,7 @@ def test_one_pair_stands_for_each_entry(vocabulary: Vocabulary) -> None:
     for text in vocabulary.texts:
         for cut in range(1, len(text)):
             if text[:cut] in numbers and text[cut:] in numbers:
-                rank = pair_rank(ranks, numbers[text[:cut]], numbers[text[cut:]])
+                rank = pair_rank(ranks.pairs, numbers[text[:cut]], numbers[text[cut:]])
                 if rank != NONE:
                     assert rank == numbers[text]
                     made[rank] = made.get(rank, 0) + 1

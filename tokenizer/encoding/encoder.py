@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from stemma.core.errors import DamagedError
 from stemma.core.files import read_json
-from tokenizer.encoding.ranks import SHORT, Ranks, encode_word, ranks_of
+from tokenizer.encoding.ranks import SHORT, Ranks, find, join, ranks_of
 from tokenizer.encoding.scaffolds import Expansions, expansions
 from tokenizer.errors import TextError
 from tokenizer.load import check_text
@@ -30,7 +30,7 @@ from tokenizer.vocabulary import VOCABULARY_FILE, Vocabulary
 GROUP = 1 << 18  # characters a thread takes at a time: many calls' work, and little to wait for at the end
 
 # A line of the cache: four words of key (31 bytes of a pre-token and its length), then the ids.
-CACHE_LINES = 1 << 15  # of 64 bytes: 2 MiB a thread
+CACHE_LINES = 1 << 16  # of 64 bytes: 4 MiB a thread
 LONGEST_KEY = 31
 MOST_IDS = 7
 _MIX = np.array([0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB, 0xD6E8FEB86659FD93], np.uint64)
@@ -214,11 +214,16 @@ def _encode_pieces(
         out: takes the ids of all pieces; as long as the text.
         counts: takes the ids up to the end of each piece, ``[pieces + 1]``.
     """
-    symbols = np.empty(SHORT, np.int32)
-    scratch = np.empty(SHORT, np.int32)
-    key = np.empty(4, np.uint64)
-    lines = np.uint64(len(keys) - 1)
-    count = 0
+    entries, starts, byte_ranks, byte_pairs, slots, pairs = ranks
+    id_offsets, ids = expansions
+    longest = np.int64(0)
+    for piece in range(len(fixed)):
+        longest = max(longest, offsets[piece + 1] - offsets[piece])
+    symbols = np.empty(longest, np.int32)
+    joined = np.empty(SHORT, np.int32)
+    key = np.zeros(4, np.uint64)
+    mask = np.uint64(len(keys) - 1)
+    count = np.int64(0)
     for piece in range(len(fixed)):
         at, stop = offsets[piece], offsets[piece + 1]
         if fixed[piece] >= 0:
@@ -228,33 +233,40 @@ def _encode_pieces(
         while at < stop:
             end = next_end(data, at, stop, classes)
             length = end - at
-            if length > LONGEST_KEY:
-                if length > len(symbols):
-                    symbols = np.empty(2 * length, np.int32)
-                found = encode_word(ranks, data, at, end, symbols, scratch)
-                count = _write(expansions, symbols, found, out, count)
-                at = end
-                continue
-            line = _read_key(words, at, length, key) & lines
-            if (
-                keys[line, 0] == key[0]
-                and keys[line, 1] == key[1]
-                and keys[line, 2] == key[2]
-                and keys[line, 3] == key[3]
-            ):
-                for index in range(values[line, 8]):
-                    out[count + index] = values[line, 9 + index]
-                count += values[line, 8]
+            short = length <= LONGEST_KEY
+            line = np.uint64(0)
+            if short:
+                line = _read_key(words, at, length, key) & mask
+                if (
+                    keys[line, 0] == key[0]
+                    and keys[line, 1] == key[1]
+                    and keys[line, 2] == key[2]
+                    and keys[line, 3] == key[3]
+                ):
+                    for index in range(values[line, 8]):
+                        out[count + index] = values[line, 9 + index]
+                    count += values[line, 8]
+                    at = end
+                    continue
+            whole = find(entries, starts, slots, data, at, end)
+            if whole >= 0:
+                symbols[0] = whole
+                found = np.int64(1)
             else:
-                found = encode_word(ranks, data, at, end, symbols, scratch)
-                first = count
-                count = _write(expansions, symbols, found, out, count)
-                if count - first <= MOST_IDS:
-                    for index in range(4):
-                        keys[line, index] = key[index]
-                    values[line, 8] = count - first
-                    for index in range(count - first):
-                        values[line, 9 + index] = out[first + index]
+                for index in range(length):
+                    symbols[index] = byte_ranks[data[at + index]]
+                found = join(byte_pairs, pairs, symbols, np.int64(0), length, joined, np.int64(1))
+            first = count
+            for index in range(found):
+                for place in range(id_offsets[symbols[index]], id_offsets[symbols[index] + 1]):
+                    out[count] = ids[place]
+                    count += 1
+            if short and count - first <= MOST_IDS:
+                for index in range(4):
+                    keys[line, index] = key[index]
+                values[line, 8] = count - first
+                for index in range(count - first):
+                    values[line, 9 + index] = out[first + index]
             at = end
         counts[piece + 1] = count
 
@@ -284,16 +296,3 @@ def _read_key(words: NDArray[np.uint64], start: int, length: int, key: NDArray[n
         mixed ^= mixed >> np.uint64(29)
     mixed *= _MIX[0]
     return mixed ^ (mixed >> np.uint64(32))
-
-
-@njit(cache=True, nogil=True)
-def _write(
-    expansions: Expansions, symbols: NDArray[np.int32], found: int, out: NDArray[np.int32], count: int
-) -> int:
-    """Write the ids of ``found`` ranks behind the first ``count``; returns how many there are then."""
-    for index in range(found):
-        rank = symbols[index]
-        for place in range(expansions.offsets[rank], expansions.offsets[rank + 1]):
-            out[count] = expansions.ids[place]
-            count += 1
-    return count

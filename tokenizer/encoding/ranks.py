@@ -5,8 +5,10 @@ an entry; ``pairs`` answers by their ranks. Of all the cuts of an entry into two
 joining comes to, which is what is left when the entry's own bytes are joined: ``tokenizer.merges`` says why
 there is no more than one.
 
-Kernels release the GIL and share nothing, so threads may run them side by side. ``np.int64(1)`` and the like
-are there because a literal is a type of its own to Numba, which would compile everything below it once more.
+Kernels release the GIL and share nothing, so threads may run them side by side. What runs for every pre-token
+takes plain arrays: reading one out of a tuple counts a reference, and threads that do so wait for each other.
+``np.int64(1)`` and the like are there because a literal is a type of its own to Numba, which would compile
+everything below it once more.
 """
 
 from collections.abc import Sequence
@@ -96,28 +98,6 @@ def _table_size(count: int) -> int:
 
 
 @njit(cache=True, nogil=True)
-def encode_word(
-    ranks: Ranks,
-    data: NDArray[np.uint8],
-    start: int,
-    stop: int,
-    symbols: NDArray[np.int32],
-    scratch: NDArray[np.int32],
-) -> int:
-    """Ranks of the pre-token ``data[start:stop]`` into ``symbols``; returns how many.
-
-    Args:
-        symbols: at least ``stop - start`` long.
-        scratch: at least ``SHORT`` long; its contents do not matter.
-    """
-    whole = find(ranks, data, start, stop)
-    if whole >= 0:
-        symbols[0] = whole
-        return 1
-    return join(ranks, data, start, stop, symbols, scratch, np.int64(1))
-
-
-@njit(cache=True, nogil=True)
 def encode_words(
     ranks: Ranks, data: NDArray[np.uint8], offsets: NDArray[np.int64]
 ) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
@@ -126,70 +106,110 @@ def encode_words(
     Returns:
         symbols end to end, ``[symbols]``; word ``i`` has ``symbols[ends[i] : ends[i + 1]]``, ``[words + 1]``.
     """
+    entries, starts, byte_ranks, byte_pairs, slots, pairs = ranks
     # A word has at most as many symbols as bytes. Pages nothing is written to take no memory.
     symbols = np.empty(offsets[-1] - offsets[0], np.int32)
     ends = np.zeros(len(offsets), np.int64)
-    scratch = np.empty(SHORT, np.int32)
-    count = 0
+    joined = np.empty(SHORT, np.int32)
+    count = np.int64(0)
     for word in range(len(offsets) - 1):
-        count += encode_word(ranks, data, offsets[word], offsets[word + 1], symbols[count:], scratch)
+        start, stop = offsets[word], offsets[word + 1]
+        whole = find(entries, starts, slots, data, start, stop)
+        if whole >= 0:
+            symbols[count] = whole
+            count += 1
+        else:
+            for index in range(start, stop):
+                symbols[count + index - start] = byte_ranks[data[index]]
+            count = join(byte_pairs, pairs, symbols, count, count + stop - start, joined, np.int64(1))
         ends[word + 1] = count
     return symbols[:count].copy(), ends
 
 
 @njit(cache=True, nogil=True)
-def find(ranks: Ranks, data: NDArray[np.uint8], start: int, stop: int) -> int:
-    """Rank of the entry ``data[start:stop]``, or -1."""
-    if stop - start == 1:
-        return np.int64(ranks.byte_ranks[data[start]])
-    return _find(ranks.data, ranks.offsets, ranks.slots, data, start, stop)
+def find(
+    entries: NDArray[np.uint8],
+    offsets: NDArray[np.int64],
+    slots: NDArray[np.int32],
+    data: NDArray[np.uint8],
+    start: int,
+    stop: int,
+) -> int:
+    """Rank of the entry ``data[start:stop]``, or -1; the tables are those of ``Ranks``."""
+    value = _OFFSET
+    for index in range(start, stop):
+        value = (value ^ np.uint64(data[index])) * _PRIME
+    mask = np.uint64(len(slots) - 1)
+    slot = _spread(value) & mask
+    length = stop - start
+    while True:
+        rank = np.int64(slots[slot])
+        if rank < 0:
+            return np.int64(-1)
+        begin = offsets[rank]
+        if offsets[rank + 1] - begin == length:
+            same = 0
+            while same < length and entries[begin + same] == data[start + same]:
+                same += 1
+            if same == length:
+                return rank
+        slot = (slot + np.uint64(1)) & mask
 
 
 @njit(cache=True, nogil=True)
 def join(
-    ranks: Ranks,
-    data: NDArray[np.uint8],
+    byte_pairs: NDArray[np.int32],
+    pairs: NDArray[np.uint64],
+    symbols: NDArray[np.int32],
     start: int,
     stop: int,
-    symbols: NDArray[np.int32],
-    scratch: NDArray[np.int32],
+    joined: NDArray[np.int32],
     least: int,
 ) -> int:
-    """``encode_word`` without the question whether the whole is an entry; stops when ``least`` are left."""
-    count = stop - start
-    for index in range(count):
-        symbols[index] = ranks.byte_ranks[data[start + index]]
-    if count > SHORT:
-        return _join_long(ranks, symbols, count, least)
-    for index in range(count - 1):
-        scratch[index] = ranks.byte_pairs[symbols[index] * BYTES + symbols[index + 1]]
-    while count > least:
+    """Join the bytes of a pre-token by the rule, in place.
+
+    Args:
+        byte_pairs, pairs: as in ``Ranks``.
+        symbols: the ranks of its bytes are ``symbols[start:stop]``.
+        joined: at least ``SHORT`` long; its contents do not matter.
+        least: stop when so few are left.
+
+    Returns:
+        where they end now.
+    """
+    if stop - start > SHORT:
+        return start + _join_long(byte_pairs, pairs, symbols[start:stop], least)
+    last = stop - start - 1  # of the pairs, one more than its number
+    for index in range(last):
+        joined[index] = byte_pairs[symbols[start + index] * BYTES + symbols[start + index + 1]]
+    while last >= least:
         lowest, at = NONE, 0
-        for index in range(count - 1):
-            if scratch[index] < lowest:  # not <=: the leftmost of equals
-                lowest, at = scratch[index], index
+        for index in range(last):
+            if joined[index] < lowest:  # not <=: the leftmost of equals
+                lowest, at = joined[index], index
         if lowest == NONE:
             break
-        symbols[at] = lowest
-        count -= 1
-        for index in range(at + 1, count):
+        symbols[start + at] = lowest
+        last -= 1
+        for index in range(at, last):
+            joined[index] = joined[index + 1]
+        for index in range(start + at + 1, start + last + 1):
             symbols[index] = symbols[index + 1]
-            scratch[index - 1] = scratch[index]
         if at > 0:
-            scratch[at - 1] = pair_rank(ranks, symbols[at - 1], lowest)
-        if at < count - 1:
-            scratch[at] = pair_rank(ranks, lowest, symbols[at + 1])
-    return count
+            joined[at - 1] = pair_rank(pairs, symbols[start + at - 1], lowest)
+        if at < last:
+            joined[at] = pair_rank(pairs, lowest, symbols[start + at + 1])
+    return start + last + 1
 
 
 @njit(cache=True, nogil=True)
-def pair_rank(ranks: Ranks, left: int, right: int) -> np.int32:
+def pair_rank(pairs: NDArray[np.uint64], left: int, right: int) -> np.int32:
     """Rank of the entry that two entries make, or ``NONE``."""
     key = _key(left, right)
-    mask = np.uint64(len(ranks.pairs) - 1)
+    mask = np.uint64(len(pairs) - 1)
     slot = _spread(key) & mask
     while True:
-        packed = ranks.pairs[slot]
+        packed = pairs[slot]
         if packed == _EMPTY:
             return NONE
         if packed >> np.uint64(RANK_BITS) == key:
@@ -198,12 +218,15 @@ def pair_rank(ranks: Ranks, left: int, right: int) -> np.int32:
 
 
 @njit(cache=True, nogil=True)
-def _join_long(ranks: Ranks, symbols: NDArray[np.int32], count: int, least: int) -> int:
+def _join_long(
+    byte_pairs: NDArray[np.int32], pairs: NDArray[np.uint64], symbols: NDArray[np.int32], least: int
+) -> int:
     """The same joins in O(n log n): a heap of (rank, place) over a linked list.
 
     A place keeps its number while what stands there grows, so the order of places is the order of the text. A
     heap entry is stale if the pair at its place has another rank by now; a pair that is gone stays gone.
     """
+    count = len(symbols)
     after = np.empty(count, np.int32)  # next place, or count
     before = np.empty(count, np.int32)  # previous place, or -1
     made = np.empty(count, np.int32)  # rank of what the symbols here and at the next place make
@@ -212,7 +235,7 @@ def _join_long(ranks: Ranks, symbols: NDArray[np.int32], count: int, least: int)
     for place in range(count):
         after[place], before[place], made[place] = place + 1, place - 1, NONE
         if place + 1 < count:
-            made[place] = ranks.byte_pairs[symbols[place] * BYTES + symbols[place + 1]]
+            made[place] = byte_pairs[symbols[place] * BYTES + symbols[place + 1]]
             if made[place] != NONE:
                 size = _push(heap, size, (np.int64(made[place]) << 32) | place)
     while size and left_over > least:
@@ -228,14 +251,14 @@ def _join_long(ranks: Ranks, symbols: NDArray[np.int32], count: int, least: int)
         after[place] = after[right]
         if after[place] < count:
             before[after[place]] = place
-            made[place] = pair_rank(ranks, rank, symbols[after[place]])
+            made[place] = pair_rank(pairs, rank, symbols[after[place]])
             if made[place] != NONE:
                 size = _push(heap, size, (np.int64(made[place]) << 32) | place)
         else:
             made[place] = NONE
         left = before[place]
         if left >= 0:
-            made[left] = pair_rank(ranks, symbols[left], rank)
+            made[left] = pair_rank(pairs, symbols[left], rank)
             if made[left] != NONE:
                 size = _push(heap, size, (np.int64(made[left]) << 32) | left)
     kept, place = 0, 0
@@ -288,41 +311,11 @@ def _spread(key: np.uint64) -> np.uint64:
 
 
 @njit(cache=True, nogil=True)
-def _find(
-    entries: NDArray[np.uint8],
-    offsets: NDArray[np.int64],
-    slots: NDArray[np.int32],
-    data: NDArray[np.uint8],
-    start: int,
-    stop: int,
-) -> int:
-    """Rank of ``data[start:stop]`` in the table ``slots``, or -1."""
-    value = _OFFSET
-    for index in range(start, stop):
-        value = (value ^ np.uint64(data[index])) * _PRIME
-    mask = np.uint64(len(slots) - 1)
-    slot = _spread(value) & mask
-    length = stop - start
-    while True:
-        rank = np.int64(slots[slot])
-        if rank < 0:
-            return np.int64(-1)
-        begin = offsets[rank]
-        if offsets[rank + 1] - begin == length:
-            same = 0
-            while same < length and entries[begin + same] == data[start + same]:
-                same += 1
-            if same == length:
-                return rank
-        slot = (slot + np.uint64(1)) & mask
-
-
-@njit(cache=True, nogil=True)
 def _fill_slots(data: NDArray[np.uint8], offsets: NDArray[np.int64], slots: NDArray[np.int32]) -> int:
     """Enter every entry; returns the first that was there already, or -1."""
     mask = np.uint64(len(slots) - 1)
     for rank in range(len(offsets) - 1):
-        if _find(data, offsets, slots, data, offsets[rank], offsets[rank + 1]) >= 0:
+        if find(data, offsets, slots, data, offsets[rank], offsets[rank + 1]) >= 0:
             return rank
         value = _OFFSET
         for index in range(offsets[rank], offsets[rank + 1]):
@@ -344,10 +337,10 @@ def _find_cuts(
     for rank in range(len(offsets) - 1):
         start, stop = offsets[rank], offsets[rank + 1]
         for middle in range(start + 1, stop):
-            left = _find(data, offsets, slots, data, start, middle)
+            left = find(data, offsets, slots, data, start, middle)
             if left < 0:
                 continue
-            right = _find(data, offsets, slots, data, middle, stop)
+            right = find(data, offsets, slots, data, middle, stop)
             if right < 0:
                 continue
             found[count] = (_key(left, right) << np.uint64(RANK_BITS)) | np.uint64(rank)
@@ -358,22 +351,24 @@ def _find_cuts(
 @njit(cache=True, nogil=True)
 def _comes_up(ranks: Ranks, cuts: NDArray[np.uint64]) -> NDArray[np.bool_]:
     """Which cuts joining comes to, ``[cuts]``: those whose two parts are left of their entry's bytes."""
-    longest = 0
-    for rank in range(len(ranks.offsets) - 1):
-        longest = max(longest, ranks.offsets[rank + 1] - ranks.offsets[rank])
+    entries, offsets, byte_ranks, byte_pairs, _, pairs = ranks
+    longest = np.int64(0)
+    for rank in range(len(offsets) - 1):
+        longest = max(longest, offsets[rank + 1] - offsets[rank])
     symbols = np.empty(longest, np.int32)
-    scratch = np.empty(SHORT, np.int32)
+    joined = np.empty(SHORT, np.int32)
     found = np.empty(len(cuts), np.bool_)
-    joined = np.int64(-1)
-    count = 0
+    done, left = np.int64(-1), np.int64(0)
     for index in range(len(cuts)):
-        rank = np.int64(cuts[index] & np.uint64(MOST_RANKS - 1))
-        if rank != joined:
-            start, stop = ranks.offsets[rank], ranks.offsets[rank + 1]
-            count = join(ranks, ranks.data, start, stop, symbols, scratch, np.int64(2))
-            joined = rank
+        made = np.int64(cuts[index] & np.uint64(MOST_RANKS - 1))
+        if made != done:
+            size = offsets[made + 1] - offsets[made]
+            for place in range(size):
+                symbols[place] = byte_ranks[entries[offsets[made] + place]]
+            left = join(byte_pairs, pairs, symbols, np.int64(0), size, joined, np.int64(2))
+            done = made
         key = cuts[index] >> np.uint64(RANK_BITS)
-        found[index] = count == 2 and _key(symbols[0], symbols[1]) == key
+        found[index] = left == 2 and _key(symbols[0], symbols[1]) == key
     return found
 
 
