@@ -29,20 +29,21 @@ WORDS = "|".join(
 
 # The cascade as one pattern, for readers that split once (tiktoken): what can stand in a CJK run is taken out
 # of every class, so no match crosses the edge of a run, and each run has alternatives of its own. Written
-# without set operations, which engines spell differently: an intersection is what is not outside of either.
+# without set operations, which engines spell differently: letters apart from CJK are what is neither another
+# category nor CJK.
 _CJK = "".join(CJK)
-_OUTSIDE = rf"\p{{N}}\p{{Z}}\p{{P}}\p{{S}}\p{{C}}{_CJK}"
+_NO_LETTER = rf"\p{{N}}\p{{Z}}\p{{P}}\p{{S}}\p{{C}}{_CJK}"
 _PREFIX = rf"[^\r\n\p{{L}}\p{{N}}{_CJK}]?"
-_UPPER_ONLY = rf"[^\p{{Ll}}{_OUTSIDE}]"
-_LOWER_ONLY = rf"[^\p{{Lu}}\p{{Lt}}{_OUTSIDE}]"
+_UPPER_APART = rf"[^\p{{Ll}}{_NO_LETTER}]"
+_LOWER_APART = rf"[^\p{{Lu}}\p{{Lt}}{_NO_LETTER}]"
 _PUNCTUATION_LETTERS = r"々〆\u302A-\u302F〱-〵〻〼"
 _PUNCTUATION_SYMBOLS = r"！…“”‘’—：；，、-〄〈-〠\u302A-〰〶〷〽-〿︰-﹏"  # with marks, as in WORDS
 _KANA_LETTERS = r"一-龥ぁ-\u3096\u3099\u309Aゝ-ゟァ-ヺー-ヿ"
 _KANA_SYMBOLS = r"\u3040\u3097-゜゠・"
 PATTERN = "|".join(
     (
-        rf"{_PREFIX}{_UPPER_ONLY}*{_LOWER_ONLY}+{_CONTRACTION}",
-        rf"{_PREFIX}{_UPPER_ONLY}+{_LOWER_ONLY}*{_CONTRACTION}",
+        rf"{_PREFIX}{_UPPER_APART}*{_LOWER_APART}+{_CONTRACTION}",
+        rf"{_PREFIX}{_UPPER_APART}+{_LOWER_APART}*{_CONTRACTION}",
         rf"[{CJK[0]}]+",
         rf"[{_PUNCTUATION_SYMBOLS}]?[{_PUNCTUATION_LETTERS}]+",
         rf"[{_PUNCTUATION_SYMBOLS}]+",
