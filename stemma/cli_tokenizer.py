@@ -112,8 +112,11 @@ def tokenizer_compare(
     if text:
         documents = file_texts(text)
     else:
-        artifacts = open_run(store, on or tokenizers[0])
-        held_out = _need(artifacts, on or tokenizers[0], "tokenizer").manifest["config"].get("held_out", ())
+        run = on or tokenizers[0]
+        if not on and not _is_run(store, run):
+            raise StemmaError(f"{run!r} is no run: say with --on RUN or --text FILE what to measure on")
+        artifacts = open_run(store, run)
+        held_out = _need(artifacts, run, "tokenizer").manifest["config"].get("held_out", ())
         folders = [artifacts[name].path for name in DOCUMENTS if name in artifacts]
         documents = measured_texts(folders, held_out)
     report = measure([_open(store, name, offline) for name in tokenizers], documents)
@@ -128,12 +131,18 @@ def _open(store: Store, name: str, offline: bool) -> "NamedEncoder":
     from stemma.pipeline import open_run
     from tokenizer.report.write import artifact_encoder, open_encoder
 
-    if (store.root / name / "run.json").is_file():
+    if _is_run(store, name):
         return artifact_encoder(_need(open_run(store, name), name, "tokenizer").path, name, name)
     try:
         return open_encoder(name, store.cache, offline)
     except OutOfReach as error:
         raise StemmaError(f"{name} cannot be had: {error}") from error
+
+
+def _is_run(store: Store, name: str) -> bool:
+    from stemma.pipeline import RUN_RECORD
+
+    return (store.root / name / RUN_RECORD).is_file()
 
 
 def _need(artifacts: Mapping[str, Artifact], run: str, node: str) -> Artifact:

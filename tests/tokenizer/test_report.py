@@ -632,7 +632,8 @@ def test_the_command_line_compares_runs_folders_and_files(store: Store, tmp_path
         (["demo", "demo"], "named twice"),
         (["demo", "nowhere"], "is no tokenizer"),
         (["demo", "o200k", "--offline"], "cannot be had"),
-        (["nowhere"], "no run 'nowhere'"),
+        ([folder], "say with --on RUN"),
+        (["demo", "--on", "nowhere"], "no run 'nowhere'"),
         (["demo", "--text", str(tmp_path / "none")], "cannot be read"),
     ):
         with pytest.raises(StemmaError, match=reason):
