@@ -3,7 +3,7 @@
 What makes it fast: the words lie end to end in one array, a cell a byte, in which a neighbour is found by
 arithmetic; each pair has the list of its positions, written once when the pair comes up; counts of neighbours
 are summed in arrays indexed by symbol, so the hash table is asked once per kind of neighbour; and a pair that
-comes up less often than a pair must to be joined is never entered, since it cannot grow.
+comes up too rarely to be joined is never entered, since it cannot grow.
 
 It can in one case: where a second pair makes an entry that is there. From bytes that never happens, since what
 stands between two boundaries is joined in one way; but a vocabulary that was pruned or published can have an
@@ -36,6 +36,8 @@ DONE, EXHAUSTED, PAUSED, FULL = range(4)
 # Places in `State.numbers`.
 RANKS, WITH_ID, PAIRS, CANDIDATES, WRITTEN, NEED_POSITIONS, NEED_PAIRS = range(7)
 LEFT, RIGHT = 0, 1
+# Called by other kernels alone: without entry points for Python and C they compile in half the time.
+inner = njit(cache=True, nogil=True, no_cpython_wrapper=True, no_cfunc_wrapper=True)
 MARKS = 2  # candidates a join may add beside pairs: its two parts, as scaffolds
 
 
@@ -145,7 +147,7 @@ def learn(state: State, goal: int, least: int, first: int, scaffold: bool, pause
     return PAUSED
 
 
-@njit(cache=True, nogil=True)
+@inner
 def _settle(state: State, least: int) -> int:
     """Bring the true head of the heap to its top; returns its count, 0 if there is none."""
     heap, table = state.heap, state.table
@@ -171,7 +173,7 @@ def _settle(state: State, least: int) -> int:
     return count if size > 0 else 0
 
 
-@njit(cache=True, nogil=True)
+@inner
 def _barred(state: State, row: int) -> bool:
     """Whether the pair of a row makes what must not be learned."""
     if len(state.barred_origins) == 0:
@@ -182,7 +184,7 @@ def _barred(state: State, row: int) -> bool:
     return _named(state.text, names, origins, lengths, _first_place(state, row), length) >= 0
 
 
-@njit(cache=True, nogil=True)
+@inner
 def _mark(state: State, rank: int, next_count: int, first: int, least: int) -> None:
     """Make an entry a scaffold if the next candidate is more frequent, and a candidate itself."""
     frequency = state.frequencies[rank]
@@ -194,7 +196,7 @@ def _mark(state: State, rank: int, next_count: int, first: int, least: int) -> N
         state.numbers[CANDIDATES] = push(state.heap, state.numbers[CANDIDATES], frequency, ENTRY + rank)
 
 
-@njit(cache=True, nogil=True)
+@inner
 def _first_place(state: State, row: int) -> int:
     """Where the pair of a row first stands. A pair that has a count stands somewhere."""
     pair, index = state.table[row, KEY], state.table[row, START]
@@ -204,7 +206,7 @@ def _first_place(state: State, row: int) -> int:
     return np.int64(state.positions[index])
 
 
-@njit(cache=True, nogil=True)
+@inner
 def stands(cells: NDArray[np.int32], word_of: NDArray[np.int32], at: int, width: int, pair: int) -> bool:
     """Whether a pair (left << 32 | right) whose left symbol has ``width`` bytes begins at a cell."""
     if cells[at] != pair >> SYMBOL_BITS:
@@ -213,14 +215,14 @@ def stands(cells: NDArray[np.int32], word_of: NDArray[np.int32], at: int, width:
     return cells[after] == pair & SYMBOL_MASK and word_of[after] == word_of[at]
 
 
-@njit(cache=True, nogil=True)
+@inner
 def symbol_before(cells: NDArray[np.int32], at: int) -> int:
     """The symbol that ends before a cell where one begins."""
     cell = np.int64(cells[at - 1])
     return cell if cell >= 0 else ~cell
 
 
-@njit(cache=True, nogil=True)
+@inner
 def _touch(changes: NDArray[np.int64], sizes: NDArray[np.int32], side: int, symbol: int, weight: int) -> int:
     """Add to the sum of a neighbour; returns 1 if it is the first of its kind."""
     first = sizes[side, symbol] == 0
@@ -229,7 +231,7 @@ def _touch(changes: NDArray[np.int64], sizes: NDArray[np.int32], side: int, symb
     return np.int64(first)
 
 
-@njit(cache=True, nogil=True)
+@inner
 def _join(state: State, row: int, made: int) -> NDArray[np.int32]:
     """Replace a pair by ``made`` everywhere, leftmost first; returns where, ascending.
 
@@ -283,7 +285,7 @@ def _join(state: State, row: int, made: int) -> NDArray[np.int32]:
     return positions[start : start + joined]
 
 
-@njit(cache=True, nogil=True)
+@inner
 def _enter_neighbours(state: State, places: NDArray[np.int32], made: int, least: int) -> None:
     """Enter the pairs of ``made`` with its neighbours, and their positions.
 
@@ -353,7 +355,7 @@ def _enter_neighbours(state: State, places: NDArray[np.int32], made: int, least:
             changes[side, symbol] = sizes[side, symbol] = 0
 
 
-@njit(cache=True, nogil=True)
+@inner
 def _write(
     positions: NDArray[np.int32], cursors: NDArray[np.int64], side: int, symbol: int, place: int
 ) -> None:
@@ -363,9 +365,9 @@ def _write(
         cursors[side, symbol] += 1
 
 
-@njit(cache=True, nogil=True)
+@inner
 def _merge_lists(positions: NDArray[np.int32], old: int, to: int, new: int, stop: int) -> None:
-    """Merge ascending lists, that at ``old`` (``new - to`` long) and that at ``new`` up to ``stop``, to ``to``."""
+    """Merge two ascending lists to ``to``: from ``old``, ``new - to`` long, and from ``new`` to ``stop``."""
     end = old + new - to
     while old < end:
         if new < stop and positions[new] < positions[old]:
@@ -377,7 +379,7 @@ def _merge_lists(positions: NDArray[np.int32], old: int, to: int, new: int, stop
         to += 1
 
 
-@njit(cache=True, nogil=True)
+@inner
 def _listed(state: State, row: int, made: int) -> int:
     """How many positions the pairs have that a join would add to, where ``made`` is there already."""
     cells, word_of, sizes, table = state.cells, state.word_of, state.sizes, state.table
@@ -402,14 +404,14 @@ def _listed(state: State, row: int, made: int) -> int:
     return listed
 
 
-@njit(cache=True, nogil=True)
+@inner
 def _length_of(table: NDArray[np.int64], key: int) -> int:
     """Positions a pair has, if the table has it."""
     row = slot_of(table, key)
     return table[row, LENGTH] if table[row, KEY] == key else np.int64(0)
 
 
-@njit(cache=True, nogil=True)
+@inner
 def _named(
     text: NDArray[np.uint8],
     names: NDArray[np.int32],
@@ -446,7 +448,7 @@ def enter_names(
         _enter_name(text, names, origins, lengths, name)
 
 
-@njit(cache=True, nogil=True)
+@inner
 def _enter_name(
     text: NDArray[np.uint8],
     names: NDArray[np.int32],
@@ -462,7 +464,7 @@ def _enter_name(
     names[slot] = name
 
 
-@njit(cache=True, nogil=True)
+@inner
 def _hash(text: NDArray[np.uint8], at: int, length: int) -> int:
     """FNV-1a, its high bits folded in."""
     value = np.uint64(0xCBF29CE484222325)
