@@ -344,6 +344,16 @@ def test_the_page_has_the_figures_and_obeys_nothing_in_the_data(report: dict[str
         assert said in page
 
 
+def test_the_page_says_what_was_learned_from_which_text(report: dict[str, Any]) -> None:
+    learning = [{"name": "general", "entries": 12, "words": 54_321, "bytes": 6_700_000, "last_count": 89}]
+    part = {"source": HOSTILE, "domain": "web", "language": "en", "documents": 77}
+    part |= {"available_bytes": 9_870_000, "sampled_bytes": 1_230_000}
+    page = report_page({**report, "learning": learning, "parts": [part]}, "demo")
+    for said in ("54,321", "6.7 MB", ">89<", ">77<", "9.87 MB", "1.23 MB"):
+        assert said in page
+    assert "<script" not in page
+
+
 def test_a_report_of_one_tokenizer_is_a_page_too(ours: NamedEncoder) -> None:
     alone = report_page(measure([ours], texts()[:1]), "alone")
     assert "Against the others" not in alone
@@ -399,7 +409,7 @@ def test_a_browser_shows_the_page_on_wide_and_narrow_screens(report: dict[str, A
             assert asked == [path.as_uri()]
             assert tab.evaluate("document.documentElement.scrollWidth") <= width
             sections = tab.locator("section")
-            assert sections.count() == tab.locator("nav a").count() == 8
+            assert sections.count() == tab.locator("nav a").count() == 9
             for number in range(sections.count()):
                 assert sections.nth(number).bounding_box()["height"] > 60
             assert tab.locator("svg:visible").count() == 1

@@ -17,7 +17,7 @@ from tokenizer.report.html import (
     table,
     text,
 )
-from tokenizer.report.page_entries import entries_body, probes_body, pruned_body
+from tokenizer.report.page_entries import entries_body, learned_body, probes_body, pruned_body
 from tokenizer.report.spans import PER_CHARACTER
 
 PEER = 1.1  # a vocabulary larger than ours by more is expected to take fewer tokens
@@ -74,6 +74,12 @@ def report_page(report: Report, run: str) -> str:
             "Entries",
             "What the vocabularies are made of: entries by script and length, the longest, those never used.",
             entries_body(report, titles),
+        ),
+        Section(
+            "learned",
+            "How it was learned",
+            "Stages in order, each keeping every earlier entry, and the weighted text each of them counted.",
+            learned_body(report),
         ),
         Section(
             "examples",

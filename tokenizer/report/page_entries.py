@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from tokenizer.report.html import colour, details, entry, note, percent, scrolling, soft, table, text
+from tokenizer.report.html import colour, details, entry, note, percent, scrolling, size, soft, table, text
 
 PRUNED_SHOWN = 400
 PRUNED_COLUMNS = ("entry", "stage", "count", "evidence", "example", "twin", "becomes")
@@ -49,7 +49,7 @@ def probes_body(report: Report, titles: Mapping[str, str]) -> str:
 
 
 def entries_body(report: Report, titles: Mapping[str, str]) -> str:
-    """Entries by script, stage and length, and the longest; HTML."""
+    """Entries by script and length, and the longest; HTML."""
     parts = []
     names = list(titles)
     scripts = Counter[str]()
@@ -76,18 +76,6 @@ def entries_body(report: Report, titles: Mapping[str, str]) -> str:
             "measured: compare within this table only."
         )
     )
-    if report["stages"]:
-        lines = [
-            [
-                text(row["stage"]),
-                f"{row['entries']:,}",
-                percent(1 - row["used"] / row["entries"]) if row["entries"] else "–",
-                f"{row['scaffolds']:,}",
-            ]
-            for row in report["stages"]
-        ]
-        heading = f"<h3>{text(titles[report['reference']])}: entries by the stage that added them</h3>"
-        parts.append(heading + table(["", "entries", "never used here", "scaffolds"], lines))
     lengths = "".join(
         f"<div><h4>{text(about['title'])}</h4>{_lengths(about['lengths'], colour(at))}</div>"
         for at, about in enumerate(report["tokenizers"])
@@ -96,6 +84,42 @@ def entries_body(report: Report, titles: Mapping[str, str]) -> str:
     for key, heading in (("longest_words", "Longest entries with letters"), ("longest", "Longest entries")):
         lists = "".join(_longest(about, key) for about in report["tokenizers"])
         parts.append(details(heading, f'<div class="two">{lists}</div>'))
+    return "".join(parts)
+
+
+def learned_body(report: Report) -> str:
+    """The stages that added the entries, and the text they read where the stage's report says; HTML."""
+    about = {row["name"]: row for row in report.get("learning", ())}
+    lines = []
+    for row in report["stages"]:
+        read = about.get(row["stage"], {})
+        lines.append(
+            [
+                text(row["stage"]),
+                f"{row['entries']:,}",
+                percent(1 - row["used"] / row["entries"]) if row["entries"] else "–",
+                f"{row['scaffolds']:,}",
+                f"{read['words']:,}" if read else "–",
+                size(read["bytes"]) if read else "–",
+                f"{read['last_count']:,}" if read else "–",
+            ]
+        )
+    headings = ["", "entries", "never used here", "scaffolds", "distinct words", "text", "count of its last"]
+    parts = [table(headings, lines)] if lines else []
+    if rows := report.get("parts"):
+        shown = [
+            [
+                text(row["source"]),
+                text(row["domain"]),
+                text(row["language"]),
+                f"{row['documents']:,}",
+                size(row["available_bytes"]),
+                size(row["sampled_bytes"]),
+            ]
+            for row in rows
+        ]
+        headings = ["source", "domain", "language", "documents", "text there is", "text counted"]
+        parts.append(details("The text it was learned from", table(headings, shown, words=3)))
     return "".join(parts)
 
 
