@@ -13,7 +13,7 @@ import tiktoken
 import tiktoken.load
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tokenizers import Tokenizer, pre_tokenizers
+from tokenizers import AddedToken, Tokenizer, pre_tokenizers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 from transformers.utils import logging
 
@@ -210,17 +210,30 @@ def test_batches_padding_and_truncation_are_the_library_s(tokenizer: PreTrainedT
         assert kept == alone[-50:]  # truncation_side is left
 
 
-def test_copies_are_the_same_tokenizer(tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> None:
+def test_copies_are_the_same_tokenizer(tokenizer: PreTrainedTokenizerFast) -> None:
     text = texts()[0]
     for other in (copy.deepcopy(tokenizer), pickle.loads(pickle.dumps(tokenizer))):
         assert other(text).input_ids == tokenizer(text).input_ids
-    other.add_tokens(["<|mine|>"])
+        assert other.vocab_size == tokenizer.vocab_size == len(scaffolded())
+
+
+def test_tokens_added_later_are_saved_behind_the_others(
+    tokenizer: PreTrainedTokenizerFast, tmp_path: Path
+) -> None:
+    text, known = texts()[0], "self"
+    other = copy.deepcopy(tokenizer)
+    assert known.encode() in scaffolded().token_bytes
+    other.add_tokens(["<|mine|>", AddedToken(known, special=True)])
     other.save_pretrained(str(tmp_path))
     again = load(tmp_path)
     assert len(again) == len(tokenizer) + 1
     assert again.convert_tokens_to_ids("<|mine|>") == len(tokenizer)
-    assert again(text).input_ids == tokenizer(text).input_ids
+    assert again.convert_tokens_to_ids(known) == tokenizer.convert_tokens_to_ids(known)
+    assert encode_text(again, [text]) == encode_text(tokenizer, [text])
     assert len(tokenizer) == len(scaffolded()) + SLOTS, "the original has not changed"
+    other.add_tokens([json.loads((tmp_path / SCAFFOLD_FILE).read_text()).popitem()[0]])
+    with pytest.raises(ValueError, match="they are scaffolds"):
+        other.save_pretrained(str(tmp_path))
 
 
 def test_a_folder_without_its_scaffolds_is_refused(folder: Path, tmp_path: Path) -> None:
@@ -245,6 +258,7 @@ def test_a_vocabulary_that_marks_none_is_a_plain_one(tmp_path: Path) -> None:
 
 def test_big_vocabularies_load_without_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """transformers looks for a wrong pattern of another model in every vocabulary above 100,000 entries."""
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "youtu"}))
     filler = [Entry(b"%06x" % index, "general") for index in range(101_000)]
     hf.save_folder(hf.to_tokenizers(Vocabulary().extended(filler)), SLOTS, tmp_path)
     logging.enable_propagation()

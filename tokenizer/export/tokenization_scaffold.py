@@ -55,18 +55,21 @@ class ScaffoldTokenizerFast(PreTrainedTokenizerFast):
         self._take_over()
 
     @classmethod
-    def convert_to_native_format(cls, **kwargs: Any) -> dict[str, Any]:
+    def convert_to_native_format(cls, trust_remote_code: bool = False, **kwargs: Any) -> dict[str, Any]:
         """Leave ``tokenizer.json`` to ``__init__``: transformers would rebuild it without its settings."""
-        kwargs.pop("trust_remote_code", None)
         return kwargs
 
     def _take_over(self) -> None:
         """Move merging from the model into the last pre-tokenizer, and the scaffolds out of the model."""
         backend = self._tokenizer
         self._merging_model, self._cascade = backend.model, backend.pre_tokenizer
-        added = {token.content for token in backend.get_added_tokens_decoder().values()}
         known = backend.get_vocab(with_added_tokens=False)
-        self._learned = {t: i for t, i in known.items() if t not in self._scaffolds and t not in added}
+        learned = sorted(known.keys() - self._scaffolds.keys(), key=known.__getitem__)
+        # Special tokens are in the model's vocabulary for their ids' sake alone: scaffolds come after them.
+        added = {token.content for token in backend.get_added_tokens_decoder().values()}
+        while learned[-1] in added:
+            learned.pop()
+        self._learned = {token: known[token] for token in learned}
         backend.model = BPE(vocab=self._learned, merges=[], ignore_merges=True)
         merging = PreTokenizer.custom(_Merging(self._merging_model, self._scaffolds))
         backend.pre_tokenizer = Sequence([self._cascade, merging])
@@ -80,7 +83,10 @@ class ScaffoldTokenizerFast(PreTrainedTokenizerFast):
             content = json.loads(backend.to_str())
         finally:
             backend.pre_tokenizer = ours
-        vocabulary = {**self._learned, **{token["content"]: token["id"] for token in content["added_tokens"]}}
+        added = {token["content"]: token["id"] for token in content["added_tokens"]}
+        if clash := sorted(added.keys() & self._scaffolds.keys()):
+            raise ValueError(f"{clash} cannot be added tokens: they are scaffolds, and a name has one id")
+        vocabulary = {**self._learned, **added}
         above = max(vocabulary.values()) + 1
         vocabulary |= {token: above + index for index, token in enumerate(self._scaffolds)}
         content["model"]["vocab"] = vocabulary
@@ -89,20 +95,15 @@ class ScaffoldTokenizerFast(PreTrainedTokenizerFast):
 
     def _save_pretrained(
         self,
-        save_directory: str,
+        save_directory: str | os.PathLike[Any],
         file_names: tuple[str, ...],
-        *_: Any,
+        legacy_format: bool | None = None,
         filename_prefix: str | None = None,
-        **__: Any,
     ) -> tuple[str, ...]:
-        written = {
-            "tokenizer.json": self._written(),
-            SCAFFOLD_FILE: json.dumps(self._scaffolds, ensure_ascii=False),
-        }
-        for name, content in written.items():
-            path = os.path.join(
-                str(save_directory), (filename_prefix + "-" if filename_prefix else "") + name
-            )
+        prefix = f"{filename_prefix}-" if filename_prefix else ""
+        scaffolds = json.dumps(self._scaffolds, ensure_ascii=False)
+        for name, content in (("tokenizer.json", self._written()), (SCAFFOLD_FILE, scaffolds)):
+            path = os.path.join(save_directory, prefix + name)
             with open(path, "w", encoding="utf-8") as handle:
                 handle.write(content)
             file_names = (*file_names, path)
