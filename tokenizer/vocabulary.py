@@ -111,7 +111,12 @@ class Vocabulary:
             pa.array(self.scaffolds, pa.bool_()),
         ]
         buffer = io.BytesIO()
-        pq.write_table(pa.Table.from_arrays(columns, schema=_schema()), buffer, compression="zstd")
+        pq.write_table(
+            pa.Table.from_arrays(columns, schema=_schema()),
+            buffer,
+            compression="zstd",
+            write_page_checksum=True,
+        )
         write_atomic(path, buffer.getvalue())
 
     @classmethod
@@ -126,8 +131,8 @@ class Vocabulary:
         import pyarrow.parquet as pq
 
         try:
-            table = pq.read_table(path)
-        except (OSError, pa.ArrowInvalid) as error:
+            table = pq.read_table(path, page_checksum_verification=True)
+        except (OSError, pa.ArrowException) as error:
             raise DamagedError(
                 f"{path} is not a readable vocabulary ({error}). It was left as it is."
             ) from error

@@ -1,5 +1,6 @@
 """The vocabulary's own file: what is read is what was written, and nothing else is read."""
 
+import random
 from pathlib import Path
 
 import numpy as np
@@ -102,3 +103,19 @@ def test_a_damaged_or_foreign_file_is_refused_by_name(tmp_path: Path) -> None:
     pq.write_table(table.set_column(3, "stage", pa.array([None] * 257, pa.string())), path)
     with pytest.raises(DamagedError, match="expected the columns"):
         Vocabulary.load(path)
+
+
+def test_a_flipped_bit_is_never_read_as_another_vocabulary(tmp_path: Path) -> None:
+    path, rng = tmp_path / "vocabulary.parquet", random.Random(0)
+    vocabulary = Vocabulary().extended([Entry(b"entry %d" % index, "general", index) for index in range(200)])
+    vocabulary.save(path)
+    raw, refused = path.read_bytes(), 0
+    for _ in range(150):
+        bent = bytearray(raw)
+        bent[rng.randrange(len(raw))] ^= 1 << rng.randrange(8)
+        path.write_bytes(bent)
+        try:
+            assert Vocabulary.load(path) == vocabulary
+        except DamagedError:
+            refused += 1
+    assert refused > 120
