@@ -5,10 +5,10 @@ arithmetic; each pair has the list of its positions, written once when the pair 
 are summed in arrays indexed by symbol, so the hash table is asked once per kind of neighbour; and a pair that
 comes up too rarely to be joined is never entered, since it cannot grow.
 
-It can in one case: where a second pair makes an entry that is there. From bytes that never happens, since what
-stands between two boundaries is joined in one way; but a vocabulary that was pruned or published can have an
-entry without the parts it is now learned to be made of. The new occurrences are then added to what the table
-has; up to ``least - 1`` earlier occurrences of a pair stay forgotten.
+It can in one case: where a second pair makes an entry that is there. From bytes that never happens, since
+what stands between two boundaries is joined in one way; but a vocabulary that was pruned or published may
+have an entry without the parts it is now learned to be made of. Then what is new is added to what the table
+has, and up to ``least - 1`` earlier occurrences of a pair stay forgotten.
 """
 
 from typing import NamedTuple

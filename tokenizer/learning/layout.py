@@ -9,31 +9,22 @@ from tokenizer.learning.pairs import COUNT, EMPTY, KEY, LENGTH, START, SYMBOL_BI
 
 
 @njit(cache=True, nogil=True)
-def lay_out(
-    cells: NDArray[np.int32],
-    word_of: NDArray[np.int32],
-    frequencies: NDArray[np.int64],
-    at: int,
-    first: int,
-    symbols: NDArray[np.int32],
-    ends: NDArray[np.int64],
-    lengths: NDArray[np.int32],
-    weights: NDArray[np.int64],
-) -> int:
+def lay_out(state: State, at: int, first: int, symbols: NDArray[np.int32], ends: NDArray[np.int64]) -> int:
     """Write words, cut into symbols, into cells from ``at`` on; returns the cell behind them.
 
     Args:
         first: number of the first word.
         symbols, ends: as ``encode_words`` returns them.
     """
+    cells, word_of, frequencies = state.cells, state.word_of, state.frequencies
     for word in range(len(ends) - 1):
         for index in range(ends[word], ends[word + 1]):
             symbol = symbols[index]
-            end = at + lengths[symbol]
+            end = at + state.lengths[symbol]
             cells[at:end] = ~symbol
             cells[at] = symbol
             word_of[at:end] = first + word
-            frequencies[symbol] += weights[first + word]
+            frequencies[symbol] += state.weights[first + word]
             at = end
     return at
 

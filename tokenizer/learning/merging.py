@@ -61,6 +61,19 @@ CHUNK = 1 << 18  # words cut at a time by the vocabulary there is
 LEAST_PAIRS = 1 << 16  # room for pairs to begin with
 MOST_BYTES = (1 << 31) - 4  # positions are int32
 
+# Arrays of the state that have a place for every rank.
+BY_RANK = (
+    "origins",
+    "lengths",
+    "counts",
+    "frequencies",
+    "scaffolds",
+    "changes",
+    "sizes",
+    "cursors",
+    "touched",
+)
+
 
 def extend(
     vocabulary: Vocabulary,
@@ -145,7 +158,7 @@ def _begin(vocabulary: Vocabulary, words: Words, budget: int, least: int, barred
         text=text,
         cells=np.full(size + 2, -1, np.int32),
         word_of=np.full(size + 2, -1, np.int32),
-        weights=words.counts,
+        weights=np.require(words.counts, requirements="W"),  # what Arrow owns would compile the kernels again
         table=new_table(LEAST_PAIRS),
         heap=np.empty((0, 2), np.int64),
         positions=np.empty(0, np.int32),
@@ -166,7 +179,7 @@ def _begin(vocabulary: Vocabulary, words: Words, budget: int, least: int, barred
     )
     state.numbers[RANKS], state.numbers[WITH_ID] = had, len(vocabulary)
     state = _more_ranks(state, had + budget)
-    _cut(state, ranks_of(vocabulary.texts), words)
+    _cut(state, ranks_of(vocabulary.texts), words.offsets)
     at = 1
     while (at := count_pairs(state, at)) < size + 1:
         state = _rehash(state, 0, len(state.table))
@@ -179,22 +192,13 @@ def _begin(vocabulary: Vocabulary, words: Words, budget: int, least: int, barred
     return _with_heap(state, least)
 
 
-def _cut(state: State, ranks: Ranks, words: Words) -> None:
+def _cut(state: State, ranks: Ranks, offsets: NDArray[np.int64]) -> None:
     """Lay the words out, cut by the vocabulary there is; some at a time, which bounds the memory it takes."""
+    data = state.text[1 : 1 + offsets[-1]]
     at = 1
-    for first in range(0, len(words), CHUNK):
-        symbols, ends = encode_words(ranks, words.data, words.offsets[first : first + CHUNK + 1])
-        at = lay_out(
-            state.cells,
-            state.word_of,
-            state.frequencies,
-            at,
-            first,
-            symbols,
-            ends,
-            state.lengths,
-            state.weights,
-        )
+    for first in range(0, len(offsets) - 1, CHUNK):
+        symbols, ends = encode_words(ranks, data, offsets[first : first + CHUNK + 1])
+        at = lay_out(state, at, first, symbols, ends)
 
 
 def _make_room(state: State, least: int) -> State:
@@ -254,18 +258,7 @@ def _more_ranks(state: State, capacity: int) -> State:
         padding = [(0, 0)] * (array.ndim - 1) + [(0, capacity - array.shape[-1])]
         return np.pad(array, padding)
 
-    by_rank = (
-        "origins",
-        "lengths",
-        "counts",
-        "frequencies",
-        "scaffolds",
-        "changes",
-        "sizes",
-        "cursors",
-        "touched",
-    )
-    state = state._replace(**{name: longer(getattr(state, name)) for name in by_rank})
+    state = state._replace(**{name: longer(getattr(state, name)) for name in BY_RANK})
     ranks = int(state.numbers[RANKS])
     return state._replace(names=_names(state.text, state.origins, state.lengths, ranks, capacity))
 
@@ -274,6 +267,6 @@ def _names(
     text: NDArray[np.uint8], origins: NDArray[np.int64], lengths: NDArray[np.int32], count: int, room: int
 ) -> NDArray[np.int32]:
     """A table to find entries in by their bytes, at most half full with ``room`` of them."""
-    names = np.full(1 << max(int(2 * room - 1).bit_length(), 4), -1, np.int32)
+    names = np.full(1 << max((2 * room - 1).bit_length(), 4), -1, np.int32)
     enter_names(text, names, origins, lengths, count)
     return names
