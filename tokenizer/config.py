@@ -1,5 +1,6 @@
 """Config of the tokenizer stage. Torch-free and cheap to import."""
 
+import math
 from typing import Literal
 
 from pydantic import Field, model_validator
@@ -66,8 +67,9 @@ class VocabularyStage(Config):
 
     @model_validator(mode="after")
     def _check(self) -> "VocabularyStage":
-        if any(weight < 0 for weight in self.weights.values()) or not sum(self.weights.values()) > 0:
-            raise ValueError(f"weights must be 0 or more, and not all 0: {self.weights}")
+        weights = self.weights.values()
+        if not all(0 <= weight < math.inf for weight in weights) or not sum(weights) > 0:
+            raise ValueError(f"weights must be finite, 0 or more, and not all 0: {self.weights}")
         if self.share is not None and self.entries is not None:
             raise ValueError("give share or entries, not both")
         return self

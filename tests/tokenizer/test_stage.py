@@ -285,6 +285,7 @@ def test_a_damaged_or_foreign_file_is_refused_by_name(make_corpus, documents, tm
         ({"special_slots": 11}, "special_slots"),
         ({"stages": [{"name": "a", "weights": {"web": 0.0}}]}, "not all 0"),
         ({"stages": [{"name": "a", "weights": {"web": -1.0, "code": 2.0}}]}, "0 or more"),
+        ({"stages": [{"name": "a", "weights": {"web": float("inf")}}]}, "finite"),
         ({"stages": []}, "at least 1"),
         ({"stages": [{**STAGE, "name": "a"}, {**STAGE, "name": "b"}]}, "share or entries for a"),
         ({"stages": [{**STAGE, "name": "a", "share": 0.5}]}, "give no share or entries"),
