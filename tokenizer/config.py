@@ -47,8 +47,8 @@ class VocabularyStage(Config):
     name: str = Field(..., pattern="^[a-z0-9_]+$", description="name in reports")
     weights: dict[str, float] = Field(
         ...,
-        description="a source's or a domain's part of the text this stage counts; names the corpus lacks give "
-        "theirs to the others",
+        description="a source's or a domain's part of the text this stage counts; names the corpus lacks "
+        "give theirs to the others",
     )
     languages: tuple[str, ...] = Field((), description="count only documents in these; empty means all")
     share: float | None = Field(
@@ -102,7 +102,8 @@ class TokenizerConfig(Config):
     stages: tuple[VocabularyStage, ...] = Field(
         (VocabularyStage(name="general", weights={"web": 0.4, "stem": 0.25, "code": 0.25, "agent": 0.1}),),
         min_length=1,
-        description="stages of learning, in order; each keeps every earlier entry. sentencepiece takes the first",
+        description="stages of learning, in order; each keeps all earlier entries. sentencepiece has one, and "
+        "takes its text as it is",
     )
     scaffold: bool = Field(
         False,

@@ -1,8 +1,9 @@
 import json
+import re
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from transformers import PreTrainedTokenizerFast
 
@@ -14,13 +15,23 @@ from tokenizer.export.hf import save_folder
 from tokenizer.learning.hf_trainer import train_hf
 from tokenizer.learning.sample import Document, read_documents
 from tokenizer.load import encode_text, load, token_bytes
-from tokenizer.specials import CONTROL, NAMED
+from tokenizer.specials import CONTROL, NAMED, special_tokens
 
 BOS, EOS = "<|begin_of_text|>", "<|end_of_text|>"
 ADD = {
     "type": "function",
     "function": {"name": "add", "description": "Añade.", "parameters": {"type": "object", "properties": {}}},
 }
+
+TOOLS = (
+    "<|begin_of_tool_description|>Tool calling capabilities.\nYou may call one or more functions to assist with the "
+    "user query. You have the following functions available:\n"
+    + 2
+    * ("```json\n" + json.dumps(ADD, ensure_ascii=False) + "\n```\n")
+    + "For tool call returns, you MUST use the following format:\n"
+    '<tool_call>{"name": "function-name", "arguments": {"param1": "value1", "param2": "value2"}}</tool_call>\n'
+    "<|end_of_tool_description|>"
+)
 
 
 def user(text):
@@ -131,15 +142,96 @@ CASES = {
     "tools, with a system message": (
         [{"role": "system", "content": "S"}, user("q")],
         {"tools": [ADD, ADD], "add_generation_prompt": True},
-        f"{BOS}S\n\n<|begin_of_tool_description|>Tool calling capabilities.\nYou may call one or more "
-        "functions to assist with the user query. You have the following functions available:\n"
-        + 2
-        * ("```json\n" + json.dumps(ADD, ensure_ascii=False) + "\n```\n")
-        + "For tool call returns, you MUST use the following format:\n"
-        '<tool_call>{"name": "function-name", "arguments": {"param1": "value1", "param2": "value2"}}'
-        "</tool_call>\n"
-        "<|end_of_tool_description|><|User|>q<|Assistant|>",
+        f"{BOS}S\n\n{TOOLS}<|User|>q<|Assistant|>",
         "",
+    ),
+    "tools, without a system message": (
+        [user("q")],
+        {"tools": [ADD, ADD], "add_generation_prompt": True},
+        f"{BOS}\n\n{TOOLS}<|User|>q<|Assistant|>",
+        "",
+    ),
+    "a prompt after the results of tools": (
+        [user("q"), assistant("", ("f", {})), result("1"), result("2")],
+        {"add_generation_prompt": True},
+        f'{BOS}<|User|>q<|Assistant|><tool_call>{{"name": "f", "arguments": {{}}}}</tool_call>{EOS}'
+        "<|User|><tool_response>1</tool_response>\n<tool_response>2</tool_response><|Assistant|>",
+        f'<tool_call>{{"name": "f", "arguments": {{}}}}</tool_call>{EOS}',
+    ),
+    "a user who speaks after a result has a turn of their own": (
+        [user("q"), assistant("", ("f", {})), result("1"), user("stop"), assistant("r")],
+        {},
+        f'{BOS}<|User|>q<|Assistant|><tool_call>{{"name": "f", "arguments": {{}}}}</tool_call>{EOS}'
+        f"<|User|><tool_response>1</tool_response><|User|>stop<|Assistant|>r{EOS}",
+        f'<tool_call>{{"name": "f", "arguments": {{}}}}</tool_call>{EOS}r{EOS}',
+    ),
+    "words before a call stay before it": (
+        [user("q"), assistant("I look.", ("f", {}))],
+        {},
+        f'{BOS}<|User|>q<|Assistant|>I look.<tool_call>{{"name": "f", "arguments": {{}}}}</tool_call>{EOS}',
+        f'I look.<tool_call>{{"name": "f", "arguments": {{}}}}</tool_call>{EOS}',
+    ),
+    "reasoning of every round of a loop stays, also in later turns without tools": (
+        [
+            user("a"),
+            assistant("<think>1</think>\n\n", ("f", {})),
+            result("2"),
+            assistant("<think>3</think>\n\n", ("f", {})),
+            result("4"),
+            assistant("<think>5</think>\n\nfive"),
+            user("b"),
+            assistant("<think>6</think>\n\nsix"),
+            user("c"),
+            assistant("<think>7</think>\n\nseven"),
+        ],
+        {},
+        f'{BOS}<|User|>a<|Assistant|><think>1</think>\n\n<tool_call>{{"name": "f", "arguments": {{}}}}</tool_call>'
+        f"{EOS}<|User|><tool_response>2</tool_response><|Assistant|><think>3</think>\n\n"
+        f'<tool_call>{{"name": "f", "arguments": {{}}}}</tool_call>{EOS}<|User|><tool_response>4</tool_response>'
+        f"<|Assistant|><think>5</think>\n\nfive{EOS}<|User|>b<|Assistant|><think>6</think>\n\nsix{EOS}"
+        f"<|User|>c<|Assistant|><think>7</think>\n\nseven{EOS}",
+        f'<think>1</think>\n\n<tool_call>{{"name": "f", "arguments": {{}}}}</tool_call>{EOS}<think>3</think>\n\n'
+        f'<tool_call>{{"name": "f", "arguments": {{}}}}</tool_call>{EOS}<think>5</think>\n\nfive{EOS}'
+        f"<think>6</think>\n\nsix{EOS}<think>7</think>\n\nseven{EOS}",
+    ),
+    "the turn right before the first result keeps its reasoning, the one before does not": (
+        [
+            user("a"),
+            assistant("<think>0</think>\n\nzero"),
+            assistant("<think>1</think>\n\n", ("f", {})),
+            result("2"),
+            user("b"),
+        ],
+        {},
+        f'{BOS}<|User|>a<|Assistant|>zero{EOS}<|Assistant|><think>1</think>\n\n<tool_call>{{"name": "f", '
+        f'"arguments": {{}}}}</tool_call>{EOS}<|User|><tool_response>2</tool_response><|User|>b',
+        f'zero{EOS}<think>1</think>\n\n<tool_call>{{"name": "f", "arguments": {{}}}}</tool_call>{EOS}',
+    ),
+    "only a block of reasoning that opens an answer is taken for one": (
+        [user("a"), assistant("Use <think> and </think>."), user("b"), assistant("<think>open"), user("c")],
+        {},
+        f"{BOS}<|User|>a<|Assistant|>Use <think> and </think>.{EOS}<|User|>b<|Assistant|><think>open{EOS}<|User|>c",
+        f"Use <think> and </think>.{EOS}<think>open{EOS}",
+    ),
+    "an answer that thinks gets no empty block": (
+        [user("q"), assistant("<think>why</think>\n\nr")],
+        {"enable_thinking": False},
+        f"{BOS}<|User|>q<|Assistant|><think>why</think>\n\nr{EOS}",
+        f"<think>why</think>\n\nr{EOS}",
+    ),
+    "arguments are JSON as it is written elsewhere, without escapes for HTML": (
+        [user("q"), assistant("", ("f", {"a": [1, None, True], "b": "<i> & 'x' \"y\" 中", "c": {"d": 1.5}}))],
+        {},
+        f'{BOS}<|User|>q<|Assistant|><tool_call>{{"name": "f", "arguments": {{"a": [1, null, true], '
+        f'"b": "<i> & \'x\' \\"y\\" 中", "c": {{"d": 1.5}}}}}}</tool_call>{EOS}',
+        f'<tool_call>{{"name": "f", "arguments": {{"a": [1, null, true], "b": "<i> & \'x\' \\"y\\" 中", '
+        f'"c": {{"d": 1.5}}}}}}</tool_call>{EOS}',
+    ),
+    "nothing is cut off the ends of messages": (
+        [{"role": "system", "content": " S\n"}, user("\n q "), assistant(" r\n\n")],
+        {},
+        f"{BOS} S\n<|User|>\n q <|Assistant|> r\n\n{EOS}",
+        f" r\n\n{EOS}",
     ),
 }
 
@@ -226,6 +318,58 @@ def test_what_is_learned_from_is_what_the_model_reads(tokenizer, messages, tools
     special = set(tokenizer.convert_tokens_to_ids(list(NAMED)))
     read = [i for i in render(tokenizer, messages, offered).ids if i not in special]
     assert [i for ids in encode_text(tokenizer, row.pieces()) for i in ids] == read
+
+
+arguments = st.dictionaries(
+    st.text(st.characters(exclude_categories=["Cs"]), max_size=4),
+    st.recursive(
+        st.none()
+        | st.booleans()
+        | st.integers(-9, 9)
+        | st.text(st.characters(exclude_categories=["Cs"]), max_size=6),
+        lambda inner: (
+            st.lists(inner, max_size=2) | st.dictionaries(st.text("ab", max_size=2), inner, max_size=2)
+        ),
+        max_leaves=4,
+    ),
+    max_size=3,
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    calls=st.lists(st.tuples(st.sampled_from(["f", "get_weather", "名"]), arguments), min_size=1, max_size=3)
+)
+def test_calls_are_read_back_as_a_hermes_parser_reads_them(tokenizer, calls) -> None:
+    """One JSON object in every `<tool_call>` element, in order, whatever the arguments hold but the closing tag."""
+    assume("</tool_call>" not in json.dumps(calls, ensure_ascii=False))
+    text = spoken(tokenizer, render(tokenizer, [user("q"), assistant("", *calls)]))
+    found = [json.loads(call) for call in re.findall(r"<tool_call>(.*?)</tool_call>", text, re.DOTALL)]
+    assert found == [{"name": name, "arguments": given} for name, given in calls]
+
+
+def test_marks_of_turns_are_single_ids_and_markup_survives_decoding(tokenizer) -> None:
+    messages = [user("q"), assistant("<think>a</think>\n\n", ("f", {})), result("2"), assistant("ok")]
+    ids = render(tokenizer, messages, [ADD], add_generation_prompt=True).ids
+    first = tokenizer.convert_tokens_to_ids(NAMED[0])
+    assert [tokenizer.convert_tokens_to_ids(token) for token in NAMED] == list(
+        range(first, first + len(NAMED))
+    )
+    for token in NAMED:
+        assert ids.count(tokenizer.convert_tokens_to_ids(token)) == tokenizer.decode(ids).count(token), token
+    visible = tokenizer.decode(ids, skip_special_tokens=True)
+    assert all((token in visible) == (token not in CONTROL) for token in NAMED)
+
+
+def test_the_reference_numbers_its_first_two_marks_as_llama_does() -> None:
+    config = TokenizerConfig()
+    assert config.vocab_size == 128_256
+    marks = special_tokens(config.special_slots)
+    assert (config.learned_size + marks.index(BOS), config.learned_size + marks.index(EOS)) == (
+        128_000,
+        128_001,
+    )
+    assert config.learned_size + len(marks) == config.vocab_size == len(set(marks)) + 128_000
 
 
 def test_content_cannot_forge_a_turn(tokenizer: PreTrainedTokenizerFast) -> None:

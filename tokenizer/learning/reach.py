@@ -5,7 +5,8 @@ The joins that make it inside a longer text are those that make it when it stand
 (``tokenizer.merges``), so no text produces an entry that the pre-tokenizer cuts whatever surrounds it, or one
 that is no whole pre-token and whose own bytes are joined to something else.
 
-For the same reason nothing changes for an entry when others are taken out that it is not built from.
+For the same reason an entry that joining comes to is joined as before when others are taken out that it is
+not built from.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -18,10 +19,11 @@ from tokenizer.splitting.scan import next_end
 from tokenizer.splitting.unicode import CODE_POINTS, character_classes
 
 # Neighbours to try: one character of each class and run that the splits tell apart, and what makes
-# contractions. One on either side is enough: see test_an_entry_fits_if_any_surroundings_leave_it_whole.
+# contractions; before a mark it takes two symbols, since one would be its word's first character. That these
+# are enough is what test_an_entry_fits_if_any_surroundings_leave_it_whole tries to refute.
 _ANY = ("", "a", ".", "\n", " ", "A", "ª", "\u0301", "가", "！", "ㄅ", "一")
 _CONTINUATION = bytes(range(0x80, 0xC0))
-_LEFT = tuple(text.encode() for text in _ANY)
+_LEFT = tuple(text.encode() for text in (*_ANY, "..", "、、"))
 _RIGHT = tuple(text.encode() for text in (*_ANY, "/", "s", "S", "l", "L", "e", "E"))
 
 
