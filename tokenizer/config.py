@@ -102,8 +102,7 @@ class TokenizerConfig(Config):
     stages: tuple[VocabularyStage, ...] = Field(
         (VocabularyStage(name="general", weights={"web": 0.4, "stem": 0.25, "code": 0.25, "agent": 0.1}),),
         min_length=1,
-        description="stages of learning, in order; each keeps all earlier entries. sentencepiece has one, and "
-        "takes its text as it is",
+        description="stages of learning, in order; each keeps all earlier entries. sentencepiece has one",
     )
     scaffold: bool = Field(
         False,

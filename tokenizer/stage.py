@@ -1,7 +1,7 @@
 """The tokenizer stage: text and conversations in, a tokenizer in every common format and a report out."""
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, cast
 
@@ -13,9 +13,10 @@ from tokenizer.errors import VocabularyError
 from tokenizer.export import hf, scaffold
 from tokenizer.export.tiktoken import save_tiktoken
 from tokenizer.learning.base import read_ranks
+from tokenizer.learning.combine import factors
 from tokenizer.learning.counting import count_parts
 from tokenizer.learning.hf_trainer import train_hf
-from tokenizer.learning.sample import Part, document_files, read_file, survey
+from tokenizer.learning.sample import Part, document_files, key, read_file, survey
 from tokenizer.learning.sentencepiece_backend import carry_over, train_model, with_specials
 from tokenizer.learning.staged import Learned, learn
 from tokenizer.load import load
@@ -97,7 +98,9 @@ class TokenizerStage(Stage):
         self, config: TokenizerConfig, parts: Sequence[Part], folders: Sequence[Path], output: Path
     ) -> NamedEncoder:
         """The same through ``sentencepiece``; also writes its own ``.model``."""
-        model = train_model(config.learned_size, texts(folders, parts, config.seed))
+        factor = factors({part: part.sampled_bytes for part in parts}, config.stages[0])
+        shares = {part: min(1.0, float(value)) for part, value in factor.items()}
+        model = train_model(config.learned_size, texts(folders, list(factor), config.seed, shares))
         (output / "sentencepiece").mkdir(exist_ok=True)
         write_atomic(
             output / "sentencepiece" / MODEL_FILE, with_specials(model, special_tokens(config.special_slots))
@@ -165,14 +168,29 @@ class TokenizerStage(Stage):
             raise DamagedError(f"{work.path / 'hf'}: size and ids are {(size, begin, end)}, not {expected}")
 
 
-def texts(folders: Sequence[Path], parts: Sequence[Part], seed: int) -> Iterator[str]:
-    """The text of the chosen documents, cut at special tokens and without them."""
+def texts(
+    folders: Sequence[Path], parts: Sequence[Part], seed: int, shares: Mapping[Part, float] | None = None
+) -> Iterator[str]:
+    """The text of the chosen documents, cut at special tokens and without them.
+
+    Args:
+        folders: of the artifacts.
+        parts: of ``survey``; others are left out.
+        seed: of the survey.
+        shares: how much of a part to take, from 0 to 1, for a trainer that cannot weigh what it counts: the
+            first of its documents in the seeded order. Nothing is read twice.
+    """
     for path in document_files(folders):
         source = path.parent.name
-        mine = [part for part in parts if part.source == source]
-        if mine:
-            for document in read_file(path, "train"):
-                if any(part.has(source, document, seed) for part in mine):
+        mine = {(part.domain, part.language): part for part in parts if part.source == source}
+        if not mine:
+            continue
+        for document in read_file(path, "train"):
+            part = mine.get((document.domain, document.language))
+            if part and part.has(source, document, seed):
+                last = part.threshold or "f" * 64
+                share = shares[part] if shares else 1.0
+                if int(key(document.id, seed), 16) <= share * int(last, 16):
                     yield from document.pieces()
 
 

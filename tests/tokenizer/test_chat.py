@@ -23,14 +23,15 @@ ADD = {
     "function": {"name": "add", "description": "Añade.", "parameters": {"type": "object", "properties": {}}},
 }
 
+CALL = '<tool_call>{"name": "f", "arguments": {}}</tool_call>'
 TOOLS = (
-    "<|begin_of_tool_description|>Tool calling capabilities.\nYou may call one or more functions to assist with the "
-    "user query. You have the following functions available:\n"
+    "<|begin_of_tool_description|>Tool calling capabilities.\nYou may call one or more functions to assist "
+    "with the user query. You have the following functions available:\n"
     + 2
     * ("```json\n" + json.dumps(ADD, ensure_ascii=False) + "\n```\n")
     + "For tool call returns, you MUST use the following format:\n"
-    '<tool_call>{"name": "function-name", "arguments": {"param1": "value1", "param2": "value2"}}</tool_call>\n'
-    "<|end_of_tool_description|>"
+    '<tool_call>{"name": "function-name", "arguments": {"param1": "value1", "param2": "value2"}}'
+    "</tool_call>\n<|end_of_tool_description|>"
 )
 
 
@@ -154,22 +155,22 @@ CASES = {
     "a prompt after the results of tools": (
         [user("q"), assistant("", ("f", {})), result("1"), result("2")],
         {"add_generation_prompt": True},
-        f'{BOS}<|User|>q<|Assistant|><tool_call>{{"name": "f", "arguments": {{}}}}</tool_call>{EOS}'
+        f"{BOS}<|User|>q<|Assistant|>{CALL}{EOS}"
         "<|User|><tool_response>1</tool_response>\n<tool_response>2</tool_response><|Assistant|>",
-        f'<tool_call>{{"name": "f", "arguments": {{}}}}</tool_call>{EOS}',
+        f"{CALL}{EOS}",
     ),
     "a user who speaks after a result has a turn of their own": (
         [user("q"), assistant("", ("f", {})), result("1"), user("stop"), assistant("r")],
         {},
-        f'{BOS}<|User|>q<|Assistant|><tool_call>{{"name": "f", "arguments": {{}}}}</tool_call>{EOS}'
+        f"{BOS}<|User|>q<|Assistant|>{CALL}{EOS}"
         f"<|User|><tool_response>1</tool_response><|User|>stop<|Assistant|>r{EOS}",
-        f'<tool_call>{{"name": "f", "arguments": {{}}}}</tool_call>{EOS}r{EOS}',
+        f"{CALL}{EOS}r{EOS}",
     ),
     "words before a call stay before it": (
         [user("q"), assistant("I look.", ("f", {}))],
         {},
-        f'{BOS}<|User|>q<|Assistant|>I look.<tool_call>{{"name": "f", "arguments": {{}}}}</tool_call>{EOS}',
-        f'I look.<tool_call>{{"name": "f", "arguments": {{}}}}</tool_call>{EOS}',
+        f"{BOS}<|User|>q<|Assistant|>I look.{CALL}{EOS}",
+        f"I look.{CALL}{EOS}",
     ),
     "reasoning of every round of a loop stays, also in later turns without tools": (
         [
@@ -185,13 +186,11 @@ CASES = {
             assistant("<think>7</think>\n\nseven"),
         ],
         {},
-        f'{BOS}<|User|>a<|Assistant|><think>1</think>\n\n<tool_call>{{"name": "f", "arguments": {{}}}}</tool_call>'
-        f"{EOS}<|User|><tool_response>2</tool_response><|Assistant|><think>3</think>\n\n"
-        f'<tool_call>{{"name": "f", "arguments": {{}}}}</tool_call>{EOS}<|User|><tool_response>4</tool_response>'
+        f"{BOS}<|User|>a<|Assistant|><think>1</think>\n\n{CALL}{EOS}<|User|><tool_response>2</tool_response>"
+        f"<|Assistant|><think>3</think>\n\n{CALL}{EOS}<|User|><tool_response>4</tool_response>"
         f"<|Assistant|><think>5</think>\n\nfive{EOS}<|User|>b<|Assistant|><think>6</think>\n\nsix{EOS}"
         f"<|User|>c<|Assistant|><think>7</think>\n\nseven{EOS}",
-        f'<think>1</think>\n\n<tool_call>{{"name": "f", "arguments": {{}}}}</tool_call>{EOS}<think>3</think>\n\n'
-        f'<tool_call>{{"name": "f", "arguments": {{}}}}</tool_call>{EOS}<think>5</think>\n\nfive{EOS}'
+        f"<think>1</think>\n\n{CALL}{EOS}<think>3</think>\n\n{CALL}{EOS}<think>5</think>\n\nfive{EOS}"
         f"<think>6</think>\n\nsix{EOS}<think>7</think>\n\nseven{EOS}",
     ),
     "the turn right before the first result keeps its reasoning, the one before does not": (
@@ -203,14 +202,15 @@ CASES = {
             user("b"),
         ],
         {},
-        f'{BOS}<|User|>a<|Assistant|>zero{EOS}<|Assistant|><think>1</think>\n\n<tool_call>{{"name": "f", '
-        f'"arguments": {{}}}}</tool_call>{EOS}<|User|><tool_response>2</tool_response><|User|>b',
-        f'zero{EOS}<think>1</think>\n\n<tool_call>{{"name": "f", "arguments": {{}}}}</tool_call>{EOS}',
+        f"{BOS}<|User|>a<|Assistant|>zero{EOS}<|Assistant|><think>1</think>\n\n{CALL}{EOS}"
+        "<|User|><tool_response>2</tool_response><|User|>b",
+        f"zero{EOS}<think>1</think>\n\n{CALL}{EOS}",
     ),
     "only a block of reasoning that opens an answer is taken for one": (
         [user("a"), assistant("Use <think> and </think>."), user("b"), assistant("<think>open"), user("c")],
         {},
-        f"{BOS}<|User|>a<|Assistant|>Use <think> and </think>.{EOS}<|User|>b<|Assistant|><think>open{EOS}<|User|>c",
+        f"{BOS}<|User|>a<|Assistant|>Use <think> and </think>.{EOS}"
+        f"<|User|>b<|Assistant|><think>open{EOS}<|User|>c",
         f"Use <think> and </think>.{EOS}<think>open{EOS}",
     ),
     "an answer that thinks gets no empty block": (
@@ -341,7 +341,7 @@ arguments = st.dictionaries(
     calls=st.lists(st.tuples(st.sampled_from(["f", "get_weather", "名"]), arguments), min_size=1, max_size=3)
 )
 def test_calls_are_read_back_as_a_hermes_parser_reads_them(tokenizer, calls) -> None:
-    """One JSON object in every `<tool_call>` element, in order, whatever the arguments hold but the closing tag."""
+    """One JSON object in every `<tool_call>`, in order, whatever the arguments hold but the closing tag."""
     assume("</tool_call>" not in json.dumps(calls, ensure_ascii=False))
     text = spoken(tokenizer, render(tokenizer, [user("q"), assistant("", *calls)]))
     found = [json.loads(call) for call in re.findall(r"<tool_call>(.*?)</tool_call>", text, re.DOTALL)]

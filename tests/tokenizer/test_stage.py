@@ -22,7 +22,7 @@ from tokenizer.learning.sample import Part, read_documents, survey
 from tokenizer.learning.sentencepiece_backend import carry_over, train_model, with_specials
 from tokenizer.load import encode_text, load, token_bytes
 from tokenizer.specials import CONTROL, MARKUP, NAMED, special_tokens
-from tokenizer.stage import TokenizerStage
+from tokenizer.stage import TokenizerStage, texts
 from tokenizer.vocabulary import VOCABULARY_FILE, Vocabulary
 
 STAGE = {"name": "rest", "weights": {"web": 1.0}}
@@ -76,8 +76,8 @@ def readers(artifact: Artifact) -> tuple[Tokenizer, PreTrainedTokenizerFast]:
 
 
 def test_real_text_round_trips(tokenizer: PreTrainedTokenizerFast, corpus: Artifact) -> None:
-    texts = [document.text for document in read_documents([corpus.path], "valid")]
-    for text, ids in zip(texts, encode_text(tokenizer, texts), strict=True):
+    written = [document.text for document in read_documents([corpus.path], "valid")]
+    for text, ids in zip(written, encode_text(tokenizer, written), strict=True):
         assert tokenizer.decode(ids) == text
         assert len(ids) < len(text.encode())
 
@@ -217,6 +217,19 @@ def test_a_source_above_its_bytes_gives_a_seeded_choice(corpus: Artifact) -> Non
     assert ids < set(sizes), "validation documents are never learned from"
     assert sum(sizes[identifier] for identifier in ids) == code.sampled_bytes + web.sampled_bytes
     assert chosen(source_bytes=10**9)[1] == set(sizes)
+
+
+def test_sentencepiece_reads_less_of_what_weighs_less(corpus: Artifact) -> None:
+    parts = survey([corpus.path], TokenizerConfig())
+    code, web = parts
+
+    def size(share: float) -> int:
+        return sum(map(len, texts([corpus.path], parts, 0, {code: share, web: 1.0})))
+
+    everything = sum(map(len, texts([corpus.path], parts, 0)))
+    assert size(1.0) == everything
+    assert size(0.0) == everything - sum(map(len, texts([corpus.path], [code], 0)))
+    assert size(0.0) < size(0.3) < size(0.6) < size(1.0)
 
 
 def test_nothing_is_learned_from_a_held_out_source(make_corpus, documents, tmp_path: Path) -> None:

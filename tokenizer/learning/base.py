@@ -117,13 +117,14 @@ def written_in(texts: Sequence[bytes], scripts: Sequence[Script]) -> NDArray[np.
 
 
 def _first(wanted: Sequence[int], made: Sequence[Sequence[int]], limit: int | None) -> set[int]:
-    """The first of the wanted ranks that with all their parts, bytes left out, are no more than ``limit``."""
+    """The first of the wanted ranks, with all their parts no more than ``limit``; bytes are left out."""
     kept: set[int] = set()
     for rank in wanted:
         new = {part for part in with_parts([rank], made) if part >= BYTES} - kept
-        if limit is not None and len(kept) + len(new) > limit:
+        if limit is None or len(kept) + len(new) <= limit:
+            kept |= new
+        elif len(kept) == limit:
             break
-        kept |= new
     return kept
 
 
