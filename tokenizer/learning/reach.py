@@ -139,14 +139,16 @@ def _beginnings(tail: bytes) -> Iterator[bytes]:
     """What can come after the beginning of a character, one for each class of character it makes."""
     if not tail:
         yield b""
-    else:
-        width = 2 if tail[0] < 0xE0 else 3 if tail[0] < 0xF0 else 4
-        code = tail[0] & (0x7F >> width)
-        for byte in tail[1:]:
-            code = code << 6 | (byte & 0x3F)
-        step = 64 ** (width - len(tail))
-        codes = range(code * step, min((code + 1) * step, CODE_POINTS))
-        yield from (_utf8(code)[len(tail) :] for code in _kinds(codes, tail, 1))
+        return
+    width = 2 if tail[0] < 0xE0 else 3 if tail[0] < 0xF0 else 4
+    if not 0xC2 <= tail[0] <= 0xF4 or len(tail) >= width:
+        return  # begins no character
+    code = tail[0] & (0x7F >> width)
+    for byte in tail[1:]:
+        code = code << 6 | (byte & 0x3F)
+    step = 64 ** (width - len(tail))
+    codes = range(code * step, min((code + 1) * step, CODE_POINTS))
+    yield from (_utf8(code)[len(tail) :] for code in _kinds(codes, tail, 1))
 
 
 def _utf8(code: int) -> bytes:
