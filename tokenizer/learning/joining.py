@@ -3,12 +3,15 @@
 What makes it fast: the words lie end to end in one array, a cell a byte, in which a neighbour is found by
 arithmetic; each pair has the list of its positions, written once when the pair comes up; counts of neighbours
 are summed in arrays indexed by symbol, so the hash table is asked once per kind of neighbour; and a pair that
-comes up too rarely to be joined is never entered, since it cannot grow.
+comes up too rarely to be joined is never entered.
 
-It can in one case: where a second pair makes an entry that is there. From bytes that never happens, since
-what stands between two boundaries is joined in one way; but a vocabulary that was pruned or published may
-have an entry without the parts it is now learned to be made of. Then what is new is added to what the table
-has, and up to ``least - 1`` earlier occurrences of a pair stay forgotten.
+All of that rests on pairs never growing once they have come up: all occurrences of a pair come up with the
+join that makes the younger of its symbols, and an entry is made by one pair alone, once. For the symbols
+between two boundaries depend on the bytes there alone: neither joining one pair everywhere, leftmost first,
+nor the rule of ``tokenizer.encoding`` looks beyond boundaries that stay. So wherever an entry is about to be
+made, it is made of the same pair. A vocabulary that was pruned or published may have an entry that no text
+came to, until a pair is learned that makes it; that pair then adds nothing, but by the same argument the entry
+had no neighbours before.
 """
 
 from typing import NamedTuple
@@ -118,8 +121,8 @@ def learn(state: State, goal: int, least: int, first: int, scaffold: bool, pause
         length = state.lengths[left] + state.lengths[right]
         made = _named(state.text, state.names, state.origins, state.lengths, at, length)
         again = made >= 0
-        room = 2 * table[row, LENGTH] + (_listed(state, row, made) if again else 0)
-        kinds = min(2 * table[row, LENGTH], 2 * (numbers[RANKS] + 1))
+        room = 2 * table[row, LENGTH]
+        kinds = min(room, 2 * (numbers[RANKS] + 1))
         if (
             numbers[WRITTEN] + room > len(state.positions)
             or 5 * (numbers[PAIRS] + kinds) > 4 * len(table)
@@ -269,19 +272,14 @@ def _join(state: State, row: int, made: int) -> NDArray[np.int32]:
     state.frequencies[left] -= total
     state.frequencies[right] -= total
     state.table[row, LENGTH] = 0
-    # A symbol at its left took part in (it, left) and takes part in (it, made); likewise at its right. Where
-    # `made` is new the table has no pair with it yet, and the second change finds nothing.
     for kind in range(lefts):
         before = np.int64(touched[LEFT, kind])
         add_to(state.table, before << SYMBOL_BITS | left, -changes[LEFT, before])
-        add_to(state.table, before << SYMBOL_BITS | made, changes[LEFT, before])
         changes[LEFT, before] = sizes[LEFT, before] = 0
     for kind in range(rights):
         after = np.int64(touched[RIGHT, kind])
         add_to(state.table, right << SYMBOL_BITS | after, -changes[RIGHT, after])
-        add_to(state.table, made << SYMBOL_BITS | after, changes[RIGHT, after])
         changes[RIGHT, after] = sizes[RIGHT, after] = 0
-    state.table[row, COUNT] = 0
     return positions[start : start + joined]
 
 
@@ -290,12 +288,13 @@ def _enter_neighbours(state: State, places: NDArray[np.int32], made: int, least:
     """Enter the pairs of ``made`` with its neighbours, and their positions.
 
     Args:
-        places: the cells where ``made`` begins by now and did not before, ascending.
+        places: the cells where ``made`` begins, ascending.
     """
     cells, word_of, positions, table = state.cells, state.word_of, state.positions, state.table
     changes, sizes, cursors, touched = state.changes, state.sizes, state.cursors, state.touched
     numbers, length = state.numbers, state.lengths[made]
-    lefts, rights, last = 0, 0, -1
+    lefts, rights = 0, 0
+    # (made, made) is seen from the first of the two, as its right neighbour.
     for at in places:
         word = word_of[at]
         weight = state.weights[word]
@@ -304,55 +303,32 @@ def _enter_neighbours(state: State, places: NDArray[np.int32], made: int, least:
             if before != made:
                 touched[LEFT, lefts] = before
                 lefts += _touch(changes, sizes, LEFT, before, weight)
-            elif last != at - length:  # else that one has seen this one at its right
-                touched[RIGHT, rights] = made
-                rights += _touch(changes, sizes, RIGHT, made, weight)
         if word_of[at + length] == word:
             touched[RIGHT, rights] = cells[at + length]
             rights += _touch(changes, sizes, RIGHT, cells[at + length], weight)
-        last = at
     for side in range(2):
         for kind in range(lefts if side == LEFT else rights):
             symbol = np.int64(touched[side, kind])
-            key = symbol << SYMBOL_BITS | made if side == LEFT else made << SYMBOL_BITS | symbol
-            row = slot_of(table, key)
-            listed = 0
-            if table[row, KEY] == key:
-                listed = table[row, LENGTH]
-            elif changes[side, symbol] >= least:
-                table[row, KEY], table[row, COUNT] = key, changes[side, symbol]
+            count = changes[side, symbol]
+            cursors[side, symbol] = -1
+            if count >= least:
+                key = symbol << SYMBOL_BITS | made if side == LEFT else made << SYMBOL_BITS | symbol
+                row = slot_of(table, key)
+                table[row, KEY], table[row, COUNT] = key, count
+                table[row, START], table[row, LENGTH] = numbers[WRITTEN], sizes[side, symbol]
+                cursors[side, symbol] = numbers[WRITTEN]
+                numbers[WRITTEN] += sizes[side, symbol]
                 numbers[PAIRS] += 1
-            else:
-                cursors[side, symbol] = -1
-                continue
-            # The new positions go behind the room for those the pair has; `changes` keeps where those are.
-            changes[side, symbol] = table[row, START]
-            cursors[side, symbol] = numbers[WRITTEN] + listed
-            table[row, START] = numbers[WRITTEN]
-            table[row, LENGTH] = listed + sizes[side, symbol]
-            numbers[WRITTEN] += table[row, LENGTH]
-            numbers[CANDIDATES] = push(state.heap, numbers[CANDIDATES], table[row, COUNT], key)
-    last = -1
+                numbers[CANDIDATES] = push(state.heap, numbers[CANDIDATES], count, key)
+            changes[side, symbol] = sizes[side, symbol] = 0
     for at in places:
         word = word_of[at]
         if word_of[at - 1] == word:
             before = symbol_before(cells, at)
             if before != made:
                 _write(positions, cursors, LEFT, before, at - state.lengths[before])
-            elif last != at - length:
-                _write(positions, cursors, RIGHT, made, at - length)
         if word_of[at + length] == word:
             _write(positions, cursors, RIGHT, cells[at + length], at)
-        last = at
-    for side in range(2):
-        for kind in range(lefts if side == LEFT else rights):
-            symbol = np.int64(touched[side, kind])
-            if cursors[side, symbol] >= 0:
-                key = symbol << SYMBOL_BITS | made if side == LEFT else made << SYMBOL_BITS | symbol
-                row = slot_of(table, key)
-                new = cursors[side, symbol] - sizes[side, symbol]
-                _merge_lists(positions, changes[side, symbol], table[row, START], new, cursors[side, symbol])
-            changes[side, symbol] = sizes[side, symbol] = 0
 
 
 @inner
@@ -363,52 +339,6 @@ def _write(
     if cursors[side, symbol] >= 0:
         positions[cursors[side, symbol]] = place
         cursors[side, symbol] += 1
-
-
-@inner
-def _merge_lists(positions: NDArray[np.int32], old: int, to: int, new: int, stop: int) -> None:
-    """Merge two ascending lists to ``to``: from ``old``, ``new - to`` long, and from ``new`` to ``stop``."""
-    end = old + new - to
-    while old < end:
-        if new < stop and positions[new] < positions[old]:
-            positions[to] = positions[new]
-            new += 1
-        else:
-            positions[to] = positions[old]
-            old += 1
-        to += 1
-
-
-@inner
-def _listed(state: State, row: int, made: int) -> int:
-    """How many positions the pairs have that a join would add to, where ``made`` is there already."""
-    cells, word_of, sizes, table = state.cells, state.word_of, state.sizes, state.table
-    pair, start = table[row, KEY], table[row, START]
-    width, length = state.lengths[pair >> SYMBOL_BITS], state.lengths[made]
-    listed = _length_of(table, made << SYMBOL_BITS | made)
-    for step in (1, 0):  # once to mark the neighbours seen, once to forget them
-        for index in range(start, start + table[row, LENGTH]):
-            at = state.positions[index]
-            if not stands(cells, word_of, at, width, pair):
-                continue
-            if word_of[at - 1] == word_of[at]:
-                before = symbol_before(cells, at)
-                if step and not sizes[LEFT, before]:
-                    listed += _length_of(table, before << SYMBOL_BITS | made)
-                sizes[LEFT, before] = step
-            if word_of[at + length] == word_of[at]:
-                after = np.int64(cells[at + length])
-                if step and not sizes[RIGHT, after]:
-                    listed += _length_of(table, made << SYMBOL_BITS | after)
-                sizes[RIGHT, after] = step
-    return listed
-
-
-@inner
-def _length_of(table: NDArray[np.int64], key: int) -> int:
-    """Positions a pair has, if the table has it."""
-    row = slot_of(table, key)
-    return table[row, LENGTH] if table[row, KEY] == key else np.int64(0)
 
 
 @inner

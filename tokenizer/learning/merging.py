@@ -7,8 +7,8 @@ Hugging Face's ``BpeTrainer`` gives, in its order:
 - a pair counts as often as it stands there, overlapping included (``aaa`` has two of ``aa``), and is joined
   leftmost first;
 - of pairs equally frequent the one with the lower left rank goes first, then that with the lower right rank;
-- a pair whose bytes are an entry already is joined in its turn and adds nothing (from bytes that never comes
-  up, see ``joining``).
+- a pair whose bytes are an entry already, which never comes up from bytes, is joined in its turn and adds
+  nothing.
 
 Scaffold-BPE (arXiv 2404.17808): when a pair is joined, a part that is left less frequent than the next
 candidate becomes a scaffold and goes back among the candidates with what is left of its count; if its turn
