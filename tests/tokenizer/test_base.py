@@ -66,6 +66,12 @@ def test_ascii_symbols_and_emoji_stay_in_their_order_without_what_is_cut(tmp_pat
     ]
 
 
+def test_what_only_stands_inside_pre_tokens_stays_if_joining_comes_to_it(tmp_path: Path) -> None:
+    """`a'l` is inside `a'll`, and `c'l` inside `c'll`; but nothing is there to join `c'l` from."""
+    published = [b"a'", b"a'l", b"'ll", b"c'l"]
+    assert kept(rank_file(tmp_path, ranks(*published)), tmp_path) == [b"a'", b"a'l", b"'ll"]
+
+
 @pytest.mark.parametrize(
     ("scripts", "expected"),
     [
