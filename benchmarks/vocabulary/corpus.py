@@ -11,6 +11,7 @@ import re
 import sysconfig
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
+from itertools import chain
 from multiprocessing import get_context
 from pathlib import Path
 from typing import IO, Any
@@ -22,10 +23,11 @@ from lxml import etree
 from benchmarks.vocabulary.sources import Source
 from data_pipeline.sources import engram_wheel, readers, source_code
 from data_pipeline.sources.archives import Archive
+from data_pipeline.sources.documents import parts
 from data_pipeline.sources.streams import decompressed
 from stemma.core.packages import OutOfReach, PackageError, fetch
 
-LONGEST = 100_000  # characters of a document; longer texts are cut, so that a few files do not fill a source
+LONGEST = 100_000  # bytes of a document; longer texts come in parts
 SHORTEST = 40
 ENGRAM_ITEMS = 40
 RAW = {False: 1.5, True: 5.0}  # bytes of files to read for a byte of text; most of a page is markup
@@ -96,8 +98,7 @@ def _some(texts: Iterator[str], size: float) -> Iterator[str]:
     """Distinct texts of about ``size`` bytes."""
     seen: set[bytes] = set()
     taken = 0
-    for text in texts:
-        text = text[:LONGEST].replace("\r\n", "\n")
+    for text in chain.from_iterable(parts(text.replace("\r\n", "\n"), LONGEST) for text in texts):
         digest = hashlib.sha256(text.encode(errors="replace")).digest()
         if len(text) < SHORTEST or digest in seen or any("\ud800" <= c <= "\udfff" for c in text):
             continue
@@ -131,9 +132,9 @@ def _texts(source: Source, cache: Path) -> Iterator[str]:
         size += members[member]
         if size > RAW[source.format == "html"] * source.megabytes * 1e6 and len(chosen) > 20:
             break
-    parts = {member: list(_read(source, handle, member)) for member, handle in found.stream(chosen)}
-    for member in sorted(parts, key=_shuffled):
-        yield from parts[member]
+    found_in = {member: list(_read(source, handle, member)) for member, handle in found.stream(chosen)}
+    for member in sorted(found_in, key=_shuffled):
+        yield from found_in[member]
 
 
 def _shuffled(name: str) -> bytes:
@@ -165,6 +166,18 @@ def _strings(handle: IO[bytes], name: str, fields: tuple[str, ...]) -> Iterator[
         for entry in value if isinstance(value, list) else [value]:
             found = (entry.get(field, "") for field in fields)
             yield "\n".join(part if isinstance(part, str) else "\n".join(part) for part in found)
+
+
+def _mail(handle: IO[bytes], name: str) -> Iterator[str]:
+    """The body of a message, without quoted lines."""
+    body = str(json.load(handle)["text"]).partition("\n\n")[2]
+    yield "\n".join(line for line in body.split("\n") if not line.startswith(">"))
+
+
+def _han_lines(handle: IO[bytes], name: str) -> Iterator[str]:
+    """Comments in Chinese out of source code."""
+    lines = handle.read().decode("utf-8", errors="ignore").split("\n")
+    yield "\n".join(dict.fromkeys(line.strip() for line in lines if re.search("[一-龥]", line)))
 
 
 def _lines(handle: IO[bytes], name: str) -> Iterator[str]:
@@ -224,6 +237,8 @@ READ: dict[str, Callable[[IO[bytes], str], Iterator[str]]] = {
     "text": _usable(readers.READERS["text"]),
     "mediawiki": _usable(readers.READERS["mediawiki"]),
     "code": _usable(source_code.read_code),
+    "mail": _mail,
+    "han_lines": _han_lines,
     "lines": _lines,
     "xml": _xml,
     "man": _man,

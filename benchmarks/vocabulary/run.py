@@ -47,11 +47,10 @@ def _lists(table: Sequence[Source], work: Path, cache: Path) -> dict[Part, Path]
         english = wordlists.read(cased.format, corpus.archive(cased, cache), cased.members[0])
         forms = wordlists.capitals(english)
         for source, path in paths.items():
-            words = wordlists.read(source.format, corpus.archive(source, cache), source.members[0])
-            spaced = 0.0 if source.language == "zh" else wordlists.SPACED
-            wordlists.write(
-                path, words, spaced, forms if source.language == "en" and source != cased else None
-            )
+            words = wordlists.read_all(source.format, corpus.archive(source, cache), source.members)
+            leads = wordlists.BARE if source.language == "zh" else wordlists.LEADS
+            cases = forms if source.language == "en" and source != cased else None
+            wordlists.write(path, words, leads, cases)
     found = {}
     for source, path in paths.items():
         size = text_bytes(path)
