@@ -10,8 +10,8 @@ join that makes the younger of its symbols, and an entry is made by one pair alo
 between two boundaries depend on the bytes there alone: neither joining one pair everywhere, leftmost first,
 nor the rule of ``tokenizer.encoding`` looks beyond boundaries that stay. So wherever an entry is about to be
 made, it is made of the same pair. A vocabulary that was pruned or published may have an entry that no text
-came to, until a pair is learned that makes it; that pair then adds nothing, but by the same argument the entry
-had no neighbours before.
+came to, until a pair is learned that makes it; that pair then adds nothing, but by the same argument the
+entry had no neighbours before.
 """
 
 from typing import NamedTuple
