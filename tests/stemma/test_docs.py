@@ -32,6 +32,19 @@ def test_every_profile_part_of_the_data_guide_loads() -> None:
     assert len(parts) >= 5
 
 
+def test_every_profile_part_of_the_tokenizer_guide_loads() -> None:
+    nano = yaml.safe_load(profile_path("nano").read_text())
+    parts = re.findall(r"```yaml\n(.*?)```", (ROOT / "docs" / "tokenizer.md").read_text(), re.DOTALL)
+    tree = nano
+    for part in parts:
+        Profile.model_validate(merged(nano, yaml.safe_load(part)))
+        tree = merged(tree, yaml.safe_load(part))
+    profile = Profile.model_validate(tree)
+    assert profile.tokenizer.scaffold
+    assert profile.tokenizer.base is not None
+    assert len(parts) >= 4
+
+
 def commands(page: Path) -> list[str]:
     blocks = "\n".join(re.findall(r"```\w*\n(.*?)```", page.read_text(), re.DOTALL))
     found = re.findall(r"^\s*(stemma .*?)(?:\s{2,}|\s#|$)", blocks, re.MULTILINE)
