@@ -13,7 +13,6 @@ from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
 from stemma.core.errors import DamagedError
@@ -21,6 +20,7 @@ from stemma.core.files import read_json
 from tokenizer.encoding.ranks import SHORT, Ranks, find, join, ranks_of
 from tokenizer.encoding.scaffolds import Expansions, expansions
 from tokenizer.errors import TextError
+from tokenizer.kernels import njit
 from tokenizer.load import check_text
 from tokenizer.specials import MARKUP
 from tokenizer.splitting.scan import next_end

@@ -15,11 +15,11 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
 from tokenizer.config import BYTES
 from tokenizer.errors import VocabularyError
+from tokenizer.kernels import njit
 from tokenizer.vocabulary import byte_order
 
 RANK_BITS = 21  # a pair and what it makes share 64 bits: one cache miss each

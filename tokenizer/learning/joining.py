@@ -17,9 +17,9 @@ entry had no neighbours before.
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
+from tokenizer.kernels import njit
 from tokenizer.learning.pairs import (
     COUNT,
     ENTRY,

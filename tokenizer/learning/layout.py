@@ -1,9 +1,9 @@
 """Kernels that lay out counted words for merging, and that make room while it runs."""
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
+from tokenizer.kernels import njit
 from tokenizer.learning.joining import PAIRS, State, stands
 from tokenizer.learning.pairs import COUNT, EMPTY, KEY, LENGTH, START, SYMBOL_BITS, slot_of
 

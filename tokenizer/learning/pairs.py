@@ -5,8 +5,9 @@ building them anew without what can no longer be merged.
 """
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
+
+from tokenizer.kernels import njit
 
 KEY, COUNT, START, LENGTH = range(4)  # columns of the table
 EMPTY = -1

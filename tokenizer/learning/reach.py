@@ -12,9 +12,9 @@ not built from.
 from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
+from tokenizer.kernels import njit
 from tokenizer.splitting.scan import next_end
 from tokenizer.splitting.unicode import CODE_POINTS, character_classes
 

@@ -7,8 +7,8 @@ The words' bytes lie end to end in the order they were first met, as in ``Words`
 from collections.abc import Iterable
 
 import numpy as np
-from numba import njit
 
+from tokenizer.kernels import njit
 from tokenizer.learning.wordfiles import sort_words
 from tokenizer.learning.words import Words
 from tokenizer.load import check_text

@@ -9,9 +9,10 @@ alternative is the end of the text.
 """
 
 import numpy as np
-from numba import njit, types
+from numba import types
 from numpy.typing import NDArray
 
+from tokenizer.kernels import njit
 from tokenizer.splitting.unicode import (
     CODE_POINTS,
     KIND,
