@@ -15,42 +15,52 @@ O200K: dict[str, Any] = {
     "member": "litellm/litellm_core_utils/tokenizers/fb374d419588a4632f3f557e76b4b70aebbca790",
 }
 
+# Parts of the text each stage counts. `words` are the English word lists, `words_zh` the Chinese ones.
 GENERAL = {
-    "words": 0.62,
-    "web": 0.1,
-    "technical": 0.08,
+    "words": 0.5,
+    "web": 0.08,
+    "technical": 0.09,
     "code": 0.1,
-    "stem": 0.06,
-    "reasoning": 0.02,
-    "agent": 0.02,
+    "stem": 0.05,
+    "reasoning": 0.06,
+    "agent": 0.07,
 }
-CHINESE = {"wordfreq_zh": 0.5, "jieba": 0.1, "chinese": 0.4}
-CODE = {"code": 0.6, "agent": 0.1, "technical": 0.1, "words": 0.2}
-STEM = {"stem": 0.3, "reasoning": 0.1, "technical": 0.1, "words": 0.4, "code": 0.1}
+LANGUAGES = {"languages": 1.0}
+CHINESE = {"words_zh": 0.5, "chinese": 0.5}
+CODE = {**GENERAL, "words": 0.15, "code": 0.5, "stem": 0.1, "agent": 0.1}
+STEM = {**GENERAL, "words": 0.4, "code": 0.2, "stem": 0.3, "reasoning": 0.12}
 MIXED = {
-    "words": 0.4,
+    "words": 0.36,
     "web": 0.07,
     "technical": 0.08,
     "code": 0.17,
     "stem": 0.1,
     "reasoning": 0.05,
-    "agent": 0.03,
+    "agent": 0.05,
+    "chinese": 0.1,
+    "words_zh": 0.06,
+    "languages": 0.004,
 }
 
-STAGED = [
-    {"name": "general", "weights": GENERAL, "entries": 62_000, "source_alpha": 0.5},
-    {"name": "chinese", "weights": CHINESE, "entries": 22_000, "source_alpha": 0.5, "max_source_share": 0.7},
-    {"name": "code", "weights": CODE, "entries": 16_000, "source_alpha": 0.5},
-    {"name": "stem", "weights": STEM, "source_alpha": 0.5},
-]
 
+def _stage(name: str, weights: dict[str, float], entries: int | None = None) -> dict[str, Any]:
+    # Half-way between a source's bytes and none of its size: lists stand for far more text than there is.
+    return {"name": name, "weights": weights, "entries": entries, "source_alpha": 0.5}
+
+
+AFTER_GENERAL = [
+    _stage("languages", LANGUAGES, 1_500),
+    _stage("chinese", CHINESE, 20_000),
+    _stage("code", CODE, 12_000),
+    _stage("stem", STEM),
+]
 RECIPES: dict[str, dict[str, Any]] = {
-    "staged": {"stages": STAGED},
+    "staged": {"stages": [_stage("general", GENERAL, 72_000), *AFTER_GENERAL]},
     "o200k": {
-        "base": {**O200K, "keep": ["ascii", "symbols", "emoji"], "entries": 62_000},
-        "stages": STAGED[1:],
+        "base": {**O200K, "keep": ["ascii", "symbols", "emoji"], "entries": 60_000},
+        "stages": AFTER_GENERAL,
     },
-    "one_shot": {"stages": [{"name": "mixed", "weights": {**MIXED, "chinese": 0.1}, "source_alpha": 0.5}]},
+    "one_shot": {"stages": [_stage("mixed", MIXED)]},
 }
 
 
