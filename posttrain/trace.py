@@ -12,10 +12,10 @@ from typing import Any
 from rich.console import Console
 from rich.rule import Rule
 
-from data_pipeline.inspection.printable import plain, printable
 from stemma.core.artifact import STAGE_RECORD
 from stemma.core.errors import StemmaError
 from stemma.core.files import read_json, read_jsonl
+from stemma.core.printable import plain, printable
 
 SHOWN = 16  # rows of a step that are printed
 EXCERPT = 240  # characters of a row's beginning and end

@@ -4,8 +4,8 @@ from rich.console import Console
 from rich.rule import Rule
 from rich.table import Table
 
-from data_pipeline.inspection.printable import plain, printable
 from data_pipeline.inspection.rejects import Cluster, Rejects
+from stemma.core.printable import plain, printable
 
 EXCERPT = 500  # characters of a rejected text
 

@@ -10,10 +10,10 @@ from rich.rule import Rule
 from rich.table import Table
 
 from data_pipeline.curriculum.plan import reading
-from data_pipeline.inspection.printable import plain, printable
 from data_pipeline.inspection.samples import Piece, SampleView, StepView
 from data_pipeline.inspection.spikes import Spike
 from data_pipeline.inspection.trace import DocumentTrace, TokenTrace
+from stemma.core.printable import plain, printable
 
 SHOWN = 40  # rows of a document's list of steps, or of a step
 DOCUMENTS = 4  # of a row, in a step's table

@@ -2,15 +2,13 @@
 
 import html
 import importlib.resources
-import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from stemma.core.printable import printable
+
 POLICY = "default-src 'none'; style-src 'unsafe-inline'"
 
-# What no page prints: control characters, halves of surrogate pairs, and controls that turn the direction of
-# writing, which would shuffle what is around them.
-UNPRINTABLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff\u202a-\u202e\u2066-\u2069]")
 _BLANKS = str.maketrans({" ": "·", "\n": "↵", "\r": "␍", "\t": "⇥", "\u00a0": "⍽", "\u3000": "□"})
 
 
@@ -26,7 +24,7 @@ class Section:
 
 def text(value: object) -> str:
     """Data as HTML text or attribute: escaped, with a visible sign for what cannot be printed."""
-    return html.escape(UNPRINTABLE.sub("\ufffd", str(value)), quote=True)
+    return html.escape(printable(value), quote=True)
 
 
 def entry(value: str) -> str:
@@ -146,6 +144,11 @@ def legend(names: Sequence[str], first: int = 0) -> str:
 def colour(place: int) -> int:
     """The number of a tokenizer's colour; the first is ours."""
     return place % 8
+
+
+def counted(number: int, name: str) -> str:
+    """``1 document``, ``2 documents``."""
+    return f"{number:,} {name}{'s' * (number != 1)}"
 
 
 def size(value: float) -> str:

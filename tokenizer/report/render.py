@@ -4,19 +4,13 @@ from collections.abc import Mapping
 from typing import Any
 
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 from rich.tree import Tree
 
+from stemma.core.printable import plain
 from tokenizer.report.entries import quoted
-from tokenizer.report.html import UNPRINTABLE
 from tokenizer.report.pedigree import Made, Pedigree
 from tokenizer.vocabulary import Vocabulary
-
-
-def plain(value: object) -> str:
-    """Data as text in Rich's markup, in which it means nothing; what cannot be printed has a visible sign."""
-    return escape(UNPRINTABLE.sub("\ufffd", str(value)))
 
 
 def render_comparison(report: Mapping[str, Any], console: Console) -> None:
@@ -25,7 +19,7 @@ def render_comparison(report: Mapping[str, Any], console: Console) -> None:
     for group in ("domain", "language", "source"):
         rows = [row for row in report["groups"] if row["group"] == group]
         if group == "domain":
-            rows = [report["groups"][0], *rows]
+            rows = [*(row for row in report["groups"] if row["group"] in ("all", "held_out")), *rows]
         elif len(rows) < 2:
             continue  # it would say again what the row of all documents says
         table = Table(title=f"bytes per token, by {group}", title_justify="left")
@@ -41,7 +35,7 @@ def render_comparison(report: Mapping[str, Any], console: Console) -> None:
             for about in others:
                 value = row["by"][about["name"]]["bytes_per_token"]
                 cells.append(f"{value:.3f} {_ratio(row['ratios'][about['name']])}")
-            table.add_row(*cells, style="bold" if row["group"] == "all" else None)
+            table.add_row(*cells, style="bold" if row["group"] in ("all", "held_out") else None)
         console.print(table)
     if others:
         console.print(

@@ -9,7 +9,7 @@ import importlib.resources
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from data_pipeline.inspection.printable import printable
+from stemma.core.printable import printable
 
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
 DOMAIN_COLOURS = {"web": 0, "stem": 1, "code": 2, "agent": 3}
