@@ -68,20 +68,23 @@ def tokenizer_show(
     from stemma.terminal import console
     from tokenizer.report.pedigree import pedigree_of, text_of
     from tokenizer.report.render import render_pedigree
-    from tokenizer.report.write import pruned_rows
+    from tokenizer.report.write import pruned_rows, special_ids
     from tokenizer.vocabulary import VOCABULARY_FILE, Vocabulary
 
     folder = _need(open_run(Store(root), run), run, "tokenizer").path
     if not (folder / VOCABULARY_FILE).is_file():
-        raise StemmaError(f"the tokenizer of run {run!r} keeps no pedigree: its backend is not bpe")
-    vocabulary = Vocabulary.load(folder / VOCABULARY_FILE)
+        raise StemmaError(
+            f"the tokenizer of run {run!r} keeps no pedigree: SentencePiece, which made it, says nothing of "
+            "how an entry came up. Give a run with tokenizer.backend: bpe"
+        )
+    vocabulary, specials = Vocabulary.load(folder / VOCABULARY_FILE), special_ids(folder)
     if number:
         if not token.isdecimal():
             raise StemmaError(f"{token!r} is no id; give a number, or leave --id out")
-        text = text_of(vocabulary, int(token))
+        text = text_of(vocabulary, int(token), specials)
     else:
         text = _unescaped(token) if escapes else token.encode("utf-8", "surrogateescape")
-    render_pedigree(pedigree_of(vocabulary, text, pruned_rows(folder)), vocabulary, console())
+    render_pedigree(pedigree_of(vocabulary, text, pruned_rows(folder), specials), vocabulary, console())
 
 
 @app.command("compare")
@@ -103,7 +106,7 @@ def tokenizer_compare(
     from stemma.terminal import console
     from tokenizer.report.measure import measure
     from tokenizer.report.render import render_comparison
-    from tokenizer.report.texts import file_texts, measured_texts
+    from tokenizer.report.texts import file_texts, measured_texts, of_unknown_use
     from tokenizer.report.write import write_report
 
     store = Store(root)
@@ -119,6 +122,8 @@ def tokenizer_compare(
         held_out = _need(artifacts, run, "tokenizer").manifest["config"].get("held_out", ())
         folders = [artifacts[name].path for name in DOCUMENTS if name in artifacts]
         documents = measured_texts(folders, held_out)
+        if run != tokenizers[0]:
+            documents = of_unknown_use(documents)
     report = measure([_open(store, name, offline) for name in tokenizers], documents)
     render_comparison(report, console())
     if html:

@@ -30,7 +30,7 @@ from tokenizer.vocabulary import VOCABULARY_FILE, Vocabulary
 
 ROLES = ("corpus", "trajectories")  # in the order they are read
 MODEL_FILE = "tokenizer.model"
-TITLES = {"ours": "This vocabulary", "hf_bpe": "Hugging Face BPE", "sentencepiece": "SentencePiece BPE"}
+TITLES = {"ours": "Ours", "hf_bpe": "Hugging Face BPE", "sentencepiece": "SentencePiece BPE"}
 
 
 class TokenizerStage(Stage):
@@ -106,7 +106,7 @@ class TokenizerStage(Stage):
             output / "sentencepiece" / MODEL_FILE, with_specials(model, special_tokens(config.special_slots))
         )
         hf.save_folder(carry_over(model), config.special_slots, output / "hf")
-        return from_tokenizers("ours", TITLES["sentencepiece"], carry_over(model))
+        return from_tokenizers("ours", TITLES["ours"], carry_over(model))
 
     def _report(
         self,

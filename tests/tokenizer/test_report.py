@@ -46,7 +46,7 @@ from tokenizer.report.measure import MeasuredText, bootstrap, measure
 from tokenizer.report.page import report_page
 from tokenizer.report.pedigree import pedigree_of, text_of
 from tokenizer.report.spans import KINDS, pieces, spans
-from tokenizer.report.texts import file_texts, measured_texts
+from tokenizer.report.texts import file_texts, measured_texts, of_unknown_use
 from tokenizer.report.write import open_encoder
 from tokenizer.specials import END_OF_TEXT
 from tokenizer.splitting.cascade import PATTERN
@@ -170,8 +170,13 @@ def test_groups_add_up_and_batches_do_not_matter(
         for key in ("documents", "bytes", "characters"):
             assert sum(row[key] for row in rows) == whole[key]
         assert sum(row["by"]["ours"]["tokens"] for row in rows) == whole["by"]["ours"]["tokens"]
-    assert row_of(report, "source", "repo")["held_out"]
-    assert not row_of(report, "domain", "web")["held_out"]
+    assert row_of(report, "source", "repo")["held_out"] is True
+    assert row_of(report, "domain", "web")["held_out"] is False
+    assert {**row_of(report, "source", "repo"), "group": "", "name": ""} == {
+        **row_of(report, "held_out", "held-out sources"),
+        "group": "",
+        "name": "",
+    }
     at_once = measure([ours, bytewise], texts())
     monkeypatch.setattr(measure_module, "BATCH_BYTES", 1)
     assert json.dumps(measure([ours, bytewise], texts())) == json.dumps(at_once)
@@ -354,6 +359,23 @@ def test_the_page_says_what_was_learned_from_which_text(report: dict[str, Any]) 
     assert "<script" not in page
 
 
+def test_the_page_claims_nothing_of_documents_whose_use_nobody_knows(
+    report: dict[str, Any], ours: NamedEncoder, bytewise: NamedEncoder
+) -> None:
+    assert "Ours learned from none of them" in report_page(report, "known")
+    unknown = measure([ours, bytewise], of_unknown_use(texts()))
+    assert {row["held_out"] for row in unknown["groups"]} == {None}
+    page = report_page(unknown, "unknown")
+    for claim in ("learned from", "held out", "held-out"):
+        assert claim not in page
+
+
+def test_the_first_figures_are_those_of_sources_held_out(report: dict[str, Any]) -> None:
+    page = report_page(report, "demo")
+    by = row_of(report, "held_out", "held-out sources")["by"]["ours"]
+    assert f"<b>{by['bytes_per_token']:.2f}</b><span>bytes per token, held-out sources</span>" in page
+
+
 def test_a_report_of_one_tokenizer_is_a_page_too(ours: NamedEncoder) -> None:
     alone = report_page(measure([ours], texts()[:1]), "alone")
     assert "Against the others" not in alone
@@ -366,11 +388,13 @@ def test_a_page_warns_of_a_domain_where_a_vocabulary_no_larger_takes_fewer_token
     documents = [text for text in texts() if text.language == "en"]
     unused = [b"unused%d" % number for number in range(60)]
     same_size = replace(bytewise, token_bytes=[*bytewise.token_bytes, *unused])
-    warning = "On code, ours takes more tokens than Ours."
-    assert warning in report_page(measure([same_size, ours], documents), "bytes")
-    assert "takes more tokens" not in report_page(measure([ours, same_size], documents), "ours")
+    found = measure([same_size, ours], documents)
+    tokens = {name: figures["tokens"] for name, figures in row_of(found, "domain", "code")["by"].items()}
+    more = tokens["bytes"] / tokens["ours"] - 1
+    assert f"On code, ours takes {more:.1%} more tokens than Ours." in report_page(found, "bytes")
+    assert "more tokens than" not in report_page(measure([ours, same_size], documents), "ours")
     larger = replace(ours, token_bytes=[*ours.token_bytes, *unused])
-    assert "takes more tokens" not in report_page(measure([bytewise, larger], documents), "bytes")
+    assert "more tokens than" not in report_page(measure([bytewise, larger], documents), "bytes")
 
 
 def test_a_sentencepiece_vocabulary_is_measured_without_a_ceiling(ours: NamedEncoder) -> None:
@@ -484,9 +508,11 @@ def test_a_pedigree_says_what_an_entry_is_made_of(vocabulary: Vocabulary) -> Non
     unknown = pedigree_of(vocabulary, b" models")
     assert (unknown.made, unknown.becomes) == (None, (b" model", b"s"))
     assert text_of(vocabulary, found.id or 0) == b" model"
-    for wrong in (-1, len(vocabulary)):
-        with pytest.raises(VocabularyError, match="no learned entry"):
-            text_of(vocabulary, wrong)
+    specials = {END_OF_TEXT: len(vocabulary)}
+    assert text_of(vocabulary, len(vocabulary), specials) == END_OF_TEXT.encode()
+    for wrong in (-1, len(vocabulary) + 1):
+        with pytest.raises(VocabularyError, match=f"ids are 0 to {len(vocabulary)}"):
+            text_of(vocabulary, wrong, specials)
     with pytest.raises(VocabularyError, match="at least one byte"):
         pedigree_of(vocabulary, b"")
 
@@ -511,7 +537,11 @@ class Written(Stage):
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory, vocabulary: Vocabulary) -> Store:
-    report = {"pruned": [taken_out(b"spam", "a phrase")]}  # of a version that measured nothing
+    report = {
+        "pruned": [taken_out(b"spam", "a phrase")],  # no schema: of a version that measured otherwise
+        "learning": [{"name": "base", "entries": 14, "words": 5, "bytes": 6, "last_count": 7}],
+        "tokenizers": [{"name": "ours", "title": "Ours"}, {"name": "hf_bpe", "title": "Hugging Face BPE"}],
+    }
     return make_store(tmp_path_factory.mktemp("store"), vocabulary, report)
 
 
@@ -597,6 +627,8 @@ def test_the_command_line_writes_the_report(store: Store) -> None:
     assert row_of(found, "source", "books")["held_out"]
     assert found["pruned"] == [taken_out(b"spam", "a phrase")]
     assert found["tokenizers"][0]["title"] == "demo"
+    assert found["learning"][0]["words"] == 5
+    assert "Hugging Face BPE is not compared: it was learned" in path.read_text("utf-8")
     assert [row["stage"] for row in found["stages"]] == ["bytes", "base", "general"]
     again = Path(ask(store, "report", "demo", "--anchor", "qwen3", "--offline").strip())
     assert read_json(again.with_suffix(".json"))["groups"] == found["groups"]
@@ -622,6 +654,9 @@ def test_the_command_line_shows_an_entry(store: Store, vocabulary: Vocabulary) -
     assert "taken out: spam, a phrase; added by base, seen 2.5 times" in ask(
         store, "show", "spam", "--run", "demo"
     )
+    special = ask(store, "show", END_OF_TEXT, "--run", "demo")
+    assert "a special token" in special
+    assert ask(store, "show", str(len(vocabulary) + 1), "--id", "--run", "demo") == special
     for wrong, reason in ((["many", "--id"], "no id"), ([r"\x2", "-e"], "cannot be read")):
         with pytest.raises(StemmaError, match=reason):
             ask(store, "show", *wrong, "--run", "demo")

@@ -42,5 +42,5 @@ def side_by_side(example: Mapping[str, Any], titles: Mapping[str, str]) -> str:
         else:
             shown = "<p class=note>Its normalizer alters this text, so its cuts have no place in it.</p>"
         figure = f"{len(sizes)} tokens · {len(data) / max(1, len(sizes)):.2f} bytes a token"
-        columns.append(f"<div><h4>{text(titles[name])} <span class=soft>{figure}</span></h4>{shown}</div>")
+        columns.append(f"<div><h4>{text(titles[name])}</h4><p class=soft>{figure}</p>{shown}</div>")
     return f'<div class="cuts">{"".join(columns)}</div>'

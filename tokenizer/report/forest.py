@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from tokenizer.report.html import colour, text
+from tokenizer.report.html import colour, counted, text
 
 WIDE, NARROW = 1010, 330
 LINE, GAP, FOOT = 17, 16, 30
@@ -42,7 +42,7 @@ def _draw(rows: Sequence[Mapping[str, Any]], others: Mapping[str, str], width: i
     for row in rows:
         if wide:
             parts.append(f'<text x="0" y="{y + 9}" class="strong">{text(row["name"])}</text>')
-            count = f"{row['documents']:,} document{'s' * (row['documents'] != 1)}"
+            count = counted(row["documents"], "document")
             parts.append(f'<text x="0" y="{y + 25}" class="soft">{count}</text>')
         else:
             parts.append(f'<text x="0" y="{y + 9}" class="strong">{text(row["name"])}</text>')

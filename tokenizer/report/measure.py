@@ -33,7 +33,8 @@ class MeasuredText:
         source, domain, language: its groups.
         pieces: its text, cut where special tokens stood.
         id: its document's.
-        held_out: nothing was learned from its source, in any tokenizer of ours.
+        held_out: whether the first tokenizer learned nothing from its source; False where it learned from
+            other documents of it, None where nobody knows.
     """
 
     source: str
@@ -41,7 +42,7 @@ class MeasuredText:
     language: str
     pieces: tuple[str, ...]
     id: str = ""
-    held_out: bool = False
+    held_out: bool | None = False
 
 
 @dataclass
@@ -78,7 +79,8 @@ def measure(
 
     Returns:
         The report, JSON-able; ``docs/architecture.md`` lists its fields. ``groups`` has a row for all
-        documents and one for each domain, language and source. A row's ``by`` has per encoder ``tokens``,
+        documents, one for those of sources held out where others are not, and one for each domain, language
+        and source. A row's ``by`` has per encoder ``tokens``,
         ``bytes_per_token``, ``ceiling`` (bytes per pre-token: what no vocabulary behind the same cuts can
         exceed), ``fertility`` (tokens that have a part in a word, LaTeX command or indentation, or tokens per
         Han character or digit, on average) and ``whole`` (part of those spans in one token). Its ``ratios``
@@ -114,6 +116,9 @@ def measure(
         raise TextError("there is no text to measure tokenizers on; give documents that are not empty")
     table = _Table(labels, sizes, counted, totals, seed)
     rows = [table.row("all", "all", np.arange(len(labels)))]
+    held_out = np.array([label.held_out is True for label in labels])
+    if held_out.any() and not held_out.all():
+        rows.append(table.row("held_out", "held-out sources", np.flatnonzero(held_out)))
     for group in GROUPS:
         keys = np.array([getattr(label, group) for label in labels])
         rows += [table.row(group, str(key), np.flatnonzero(keys == key)) for key in np.unique(keys)]
@@ -200,7 +205,7 @@ class _Table:
         totals: Mapping[str, _Totals],
         seed: int,
     ) -> None:
-        self.held_out = np.array([label.held_out for label in labels])
+        self.held_out = [label.held_out for label in labels]
         self.sizes = np.array(sizes, np.int64)
         self.counted = {kind: np.array(pairs, np.int64) for kind, pairs in counted.items()}
         self.tokens = {name: np.array(total.tokens, np.int64) for name, total in totals.items()}
@@ -222,11 +227,15 @@ class _Table:
             "documents": len(rows),
             "bytes": size,
             "characters": characters,
-            "held_out": bool(self.held_out[rows].all()),
+            "held_out": self._all_held_out(rows),
             "spans": {kind: dict(zip(("count", "characters"), pair)) for kind, pair in number.items()},
             "by": {encoder: self._figures(encoder, rows, size) for encoder in self.tokens},
             "ratios": {other: self._ratio(reference, other, rows) for other in others},
         }
+
+    def _all_held_out(self, rows: NDArray[np.int64]) -> bool | None:
+        found = {self.held_out[at] for at in rows.tolist()}
+        return None if None in found else found == {True}
 
     def _figures(self, encoder: str, rows: NDArray[np.int64], size: int) -> dict[str, Any]:
         tokens = int(self.tokens[encoder][rows].sum())

@@ -7,6 +7,7 @@ from tokenizer.report.cuts import side_by_side
 from tokenizer.report.forest import forest
 from tokenizer.report.html import (
     Section,
+    counted,
     details,
     legend,
     note,
@@ -21,12 +22,13 @@ from tokenizer.report.page_entries import entries_body, learned_body, probes_bod
 from tokenizer.report.spans import PER_CHARACTER
 
 PEER = 1.1  # a vocabulary larger than ours by more is expected to take fewer tokens
+WHOLE_AND_DOMAINS = ("all", "held_out", "domain")
 KIND_TITLES = {
-    "words": "Words, tokens each",
-    "han": "Chinese characters, tokens each",
-    "digits": "Digits, tokens each",
-    "latex": "LaTeX commands, tokens each",
-    "indentation": "Indentations, tokens each",
+    "words": "Tokens per word",
+    "han": "Tokens per Chinese character",
+    "digits": "Tokens per digit",
+    "latex": "Tokens per LaTeX command",
+    "indentation": "Tokens per indentation",
 }
 
 Report = Mapping[str, Any]
@@ -45,28 +47,30 @@ def report_page(report: Report, run: str) -> str:
         Section(
             "ratios",
             "Against the others",
-            "How many tokens each other tokenizer takes for one of ours: right of the dashed line, ours is "
-            "shorter. Bars are 95% intervals over resampled documents; they say nothing about other sources.",
+            "Tokens that each other tokenizer takes for one of ours, on the same text: right of the dashed "
+            "line ours needs fewer. Bars are 95% intervals over resampled documents; they say nothing about "
+            "other sources.",
             _ratios(report, titles),
         ),
         Section(
             "compression",
             "Bytes per token",
-            "More is better. The ceiling is bytes per pre-token: no vocabulary behind the same cuts, however "
-            "large, can exceed it.",
+            "How much text a token stands for: more is better. Before any entry is looked for, text is cut "
+            "into words, digits, signs and runs of blanks, and no token crosses these cuts. The ceiling is "
+            "what a vocabulary with an entry for every such piece would reach.",
             _compression(report, titles),
         ),
         Section(
             "fertility",
             "Fertility",
-            "Tokens that have a part in a word, a number or a command, on average, and how many of them are "
-            "one token or within one.",
+            "Into how many tokens a word, a number or a command is cut, on average: less is better, 1 is the "
+            "least. Whole are those that no cut goes through.",
             _fertility(report, titles),
         ),
         Section(
             "stem",
             "Numbers and LaTeX",
-            "What the vocabularies do with things that no corpus is needed to ask about, as indentation.",
+            "Of indentation too: tried on strings made for it, whatever text was measured.",
             probes_body(report, titles),
         ),
         Section(
@@ -90,65 +94,78 @@ def report_page(report: Report, run: str) -> str:
         ),
         Section(
             "worst",
-            "Where ours does worst",
-            "Of each source the document with the lowest ratio, with a stretch from its middle.",
+            "Worst documents",
+            f"Of each source the document on which {_first_other(titles)} does best beside ours: the tokens "
+            "it takes for one of ours, and a stretch from the document's middle.",
             _worst(report, titles),
         ),
         Section(
             "pruned",
-            "Entries taken out",
-            "Why each was, and what its text becomes.",
-            pruned_body(report["pruned"]),
+            "Taken out",
+            "Entries that pruning took out again: why each was, and what its text becomes.",
+            _pruned(report),
         ),
     ]
     sources = sum(row["group"] == "source" for row in report["groups"])
     measured = f"{whole['documents']:,} documents of {sources} sources, {size(whole['bytes'])}"
+    ours = titles[report["reference"]]
+    unseen = "" if whole["held_out"] is None else " Ours learned from none of them."
+    named = "" if ours == "Ours" else f" “Ours” is {ours}."
     return page(
         "Tokenizer report",
         run,
-        f"Measured on {measured}. None of them was learned from.",
+        f"Measured on {measured}.{unseen}{named}",
         _tiles(report, titles),
         _notices(report, titles),
         sections,
-        f"{measured}; drawn from the report's JSON.",
+        "Every figure on this page is in tokenizer.json, beside it.",
     )
 
 
 def _tiles(report: Report, titles: Mapping[str, str]) -> list[tuple[str, str]]:
-    whole, ours = report["groups"][0], report["tokenizers"][0]
-    figures = whole["by"][ours["name"]]
-    tiles = [
-        (f"{ours['entries']:,}", "entries, special tokens included"),
-        (f"{figures['bytes_per_token']:.2f}", "bytes per token, all documents"),
-    ]
+    row = next((row for row in report["groups"] if row["group"] == "held_out"), report["groups"][0])
+    where = "all documents" if row["group"] == "all" else row["name"]
+    ours = report["tokenizers"][0]
+    figures = row["by"][ours["name"]]
+    tiles = [(f"{figures['bytes_per_token']:.2f}", f"bytes per token, {where}")]
+    for name in list(titles)[1:3]:
+        more = f"{row['ratios'][name]['ratio'] - 1:+.1%}".replace("-", "−")
+        tiles.append((more, f"text per token against {titles[name]}, {where}"))
     if "ceiling" in figures:
         part = figures["bytes_per_token"] / figures["ceiling"]
-        tiles.append((percent(part), f"of the ceiling, {figures['ceiling']:.2f} bytes per token"))
-    for name in list(titles)[1:3]:
-        cell = whole["ratios"][name]
-        tiles.append((f"{cell['ratio'] - 1:+.1%}", f"text per token against {titles[name]}"))
-    tiles.append((percent(ours["never_used"]), "of its entries never used here"))
+        tiles.append((percent(part), f"of the ceiling of {figures['ceiling']:.2f} bytes per token"))
+    tiles.append((f"{ours['entries']:,}", "entries, special tokens included"))
+    tiles.append((percent(ours["never_used"]), "of its entries never used in the text measured"))
     return tiles
 
 
 def _notices(report: Report, titles: Mapping[str, str]) -> list[tuple[str, str]]:
     found = [("warn", f"{row['title']} is not compared: {row['reason']}") for row in report["missing"]]
-    own = [row["name"] for row in report["groups"] if row["group"] == "source" and not row["held_out"]]
+    sources = [row for row in report["groups"] if row["group"] == "source"]
+    own = [row["name"] for row in sources if row["held_out"] is False]
     if own:
         named = ", ".join(own[:6]) + (f" and {len(own) - 6} more" if len(own) > 6 else "")
-        found.append(
-            ("warn", f"Other documents of these sources were learned from, which flatters ours: {named}.")
-        )
+        learned = f"Other documents of {len(own)} of the {len(sources)} sources were learned from ({named}), "
+        learned += "which flatters ours beside published vocabularies"
+        if len(own) < len(sources):
+            found.append(("note", f"{learned}. “Held-out sources” are the others alone."))
+        else:
+            found.append(("warn", f"{learned}; no source was held out."))
     sizes = {about["name"]: about["learned"] for about in report["tokenizers"]}
     peers = [name for name in titles if sizes[name] <= PEER * sizes[report["reference"]]]
     for row in report["groups"]:
-        behind = [titles[name] for name in peers if row["ratios"].get(name, {}).get("high", 2.0) < 1]
-        if behind and row["group"] == "domain":
-            found.append(("bad", f"On {row['name']}, ours takes more tokens than {', '.join(behind)}."))
+        cells = {name: row["ratios"][name] for name in peers if name in row["ratios"]}
+        behind = [
+            f"{1 / cell['ratio'] - 1:.1%} more tokens than {titles[name]}"
+            for name, cell in cells.items()
+            if cell.get("high", 2.0) < 1
+        ]
+        if behind and row["group"] in ("held_out", "domain"):
+            found.append(("bad", f"On {row['name']}, ours takes {' and '.join(behind)}."))
     for about in report["tokenizers"]:
         if about["altered_documents"]:
             level = "bad" if about["name"] == report["reference"] else "note"
-            documents = f"{about['altered_documents']:,} document{'s' * (about['altered_documents'] != 1)}"
+            documents = counted(about["altered_documents"], "document")
             found.append((level, f"{about['title']} does not give back the bytes of {documents}."))
     return found
 
@@ -157,19 +174,20 @@ def _ratios(report: Report, titles: Mapping[str, str]) -> str:
     others = {name: title for name, title in titles.items() if name != report["reference"]}
     if not others:
         return ""
-    rows = [row for row in report["groups"] if row["group"] in ("all", "domain")]
+    rows = [row for row in report["groups"] if row["group"] in WHOLE_AND_DOMAINS]
     languages = [row for row in report["groups"] if row["group"] == "language"]
     rows += languages if len(languages) > 1 else []
     lines = []
     for row in rows:
-        cells = [text(row["name"]) + soft(f"{row['documents']:,} documents")]
+        cells = [text(row["name"]) + soft(counted(row["documents"], "document"))]
         for name in others:
             cells.append(_ratio_cell(row["ratios"][name]))
         lines.append(cells)
-    figures = table(["", *map(text, others.values())], lines, strong=1)
+    strong = sum(row["group"] in ("all", "held_out") for row in rows)
+    figures = table(["tokens for one of ours", *map(text, others.values())], lines, strong=strong)
     about = note(
-        "In brackets the interval, absent below ten documents. <em>At most</em> is the ratio an unlimited "
-        "vocabulary behind our cuts would reach; after it, how much of that gain ours has."
+        "In brackets the interval, absent below ten documents; in colour where it excludes 1. "
+        "<em>At most</em> is the ratio at our ceiling; after it, how much of that gain ours has."
     )
     sizes = {about["name"]: about["learned"] for about in report["tokenizers"]}
     named = [f"{title} ({sizes[name]:,} learned entries)" for name, title in others.items()]
@@ -194,52 +212,53 @@ def _compression(report: Report, titles: Mapping[str, str]) -> str:
         rows = [row for row in report["groups"] if row["group"] == group]
         if group == "language" and len(rows) == 1:
             continue  # it would say again what the row of all documents says
-        headings = [
-            "",
-            "text",
-            *map(text, titles.values()),
-            f"ceiling of {text(titles[report['reference']])}",
-        ]
-        whole = report["groups"][:1] if group == "domain" else []
+        headings = ["", *map(text, titles.values()), "our ceiling", "text measured"]
+        whole = [row for row in report["groups"] if row["group"] in ("all", "held_out")]
+        whole = whole if group == "domain" else []
         lines = [_compression_row(row, titles) for row in [*whole, *rows]]
         drawn = table(headings, lines, strong=len(whole))
         if len(rows) > 16:
             parts.append(details(f"{heading}: {len(rows)}", drawn))
         else:
             parts.append(f"<h3>{heading}</h3>{drawn}")
-    return "".join(parts)
+    held_out = any(row["held_out"] for row in report["groups"])
+    about = "In bold the most bytes per token; a tokenizer that cuts nothing beforehand has no ceiling."
+    return "".join([*parts, note(about + " Of a source held out, nothing was learned." * held_out)])
 
 
 def _compression_row(row: Mapping[str, Any], titles: Mapping[str, str]) -> list[str]:
     best = max(figures["bytes_per_token"] for figures in row["by"].values())
-    label = text(row["name"] or "unknown") + (soft("held out") if row["held_out"] else "")
-    cells = [label, size(row["bytes"]) + soft(f"{row['documents']:,} documents")]
+    mark = soft("held out") if row["held_out"] and row["group"] != "held_out" else ""
+    cells = [text(row["name"] or "unknown") + mark]
     for name in titles:
         figures = row["by"][name]
         shown = f"{figures['bytes_per_token']:.3f}"
         cells.append(f"<b>{shown}</b>" if figures["bytes_per_token"] == best else shown)
         if "ceiling" in figures:
-            cells[-1] += soft(f"{figures['bytes_per_token'] / figures['ceiling']:.0%} of its own")
+            cells[-1] += soft(f"{figures['bytes_per_token'] / figures['ceiling']:.0%} of its ceiling")
     ceiling = row["by"][next(iter(titles))].get("ceiling")
-    return [*cells, f"{ceiling:.3f}" if ceiling else "–"]
+    measured = size(row["bytes"]) + soft(counted(row["documents"], "document"))
+    return [*cells, f"{ceiling:.3f}" if ceiling else "–", measured]
 
 
 def _fertility(report: Report, titles: Mapping[str, str]) -> str:
     parts = []
-    kept = [row for row in report["groups"] if row["group"] in ("all", "domain")]
+    kept = [row for row in report["groups"] if row["group"] in WHOLE_AND_DOMAINS]
     for kind, heading in KIND_TITLES.items():
         rows = [row for row in kept if row["spans"][kind]["count"]]
         lines = []
         for row in rows:
-            cells = [text(row["name"]), f"{row['spans'][kind]['count']:,}"]
+            number = row["spans"][kind]["characters" if kind in PER_CHARACTER else "count"]
+            cells = [text(row["name"])]
             for name in titles:
                 figures = row["by"][name]
                 value, uncut = figures["fertility"].get(kind), figures["whole"].get(kind)
                 part = "" if kind in PER_CHARACTER else soft(f"{uncut:.0%} whole")
                 cells.append("–" if value is None else f"{value:.3f}{part}")
-            lines.append(cells)
+            lines.append([*cells, f"{number:,}"])
         if lines:
-            drawn = table(["", "found", *map(text, titles.values())], lines, strong=1)
+            strong = sum(row["group"] in ("all", "held_out") for row in rows)
+            drawn = table(["", *map(text, titles.values()), "found"], lines, strong=strong)
             parts.append(details(heading, drawn, opened=kind in ("words", "han")))
     return "".join(parts)
 
@@ -260,3 +279,13 @@ def _worst(report: Report, titles: Mapping[str, str]) -> str:
         summary = f"{row['ratio']:.3f} · {text(row['source'])} {soft(text(row['title'] + ' · ' + row['id']))}"
         parts.append(details(summary, side_by_side(row, titles)))
     return "".join(parts)
+
+
+def _first_other(titles: Mapping[str, str]) -> str:
+    return next(iter(list(titles.values())[1:]), "")
+
+
+def _pruned(report: Report) -> str:
+    if not report["stages"]:
+        return ""  # of this vocabulary nobody knows what was taken out
+    return pruned_body(report["pruned"]) or note("None: no entry fell under a rule of the profile.")

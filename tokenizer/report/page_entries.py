@@ -36,14 +36,12 @@ def probes_body(report: Report, titles: Mapping[str, str]) -> str:
         + "</div>"
         for about in tokenizers
     )
-    summary = "Tokens that have a part in an indentation of 1 to 32 spaces"
+    summary = "Tokens that an indentation of 1, 2, .. 32 spaces takes"
     parts.append(details(summary, scrolling(heats, summary)))
     ours = commands[report["reference"]]
     cut = [f"<code>\\{text(name)}</code> {count}" for name, count in sorted(ours.items()) if count > 1]
     if cut:
-        summary = (
-            f"{len(cut)} commands that {text(titles[report['reference']])} cuts, and into how many tokens"
-        )
+        summary = f"{len(cut)} LaTeX commands that ours cuts, and into how many tokens"
         parts.append(details(summary, "<p>" + ", ".join(cut) + "</p>"))
     return "".join(parts)
 
@@ -98,14 +96,22 @@ def learned_body(report: Report) -> str:
                 text(row["stage"]),
                 f"{row['entries']:,}",
                 percent(1 - row["used"] / row["entries"]) if row["entries"] else "–",
-                f"{row['scaffolds']:,}",
                 f"{read['words']:,}" if read else "–",
                 size(read["bytes"]) if read else "–",
                 f"{read['last_count']:,}" if read else "–",
             ]
         )
-    headings = ["", "entries", "never used here", "scaffolds", "distinct words", "text", "count of its last"]
+    headings = [
+        "stage",
+        "entries",
+        "never used here",
+        "distinct words",
+        "text, as weighted",
+        "count of its last entry",
+    ]
     parts = [table(headings, lines)] if lines else []
+    if marked := sum(row["scaffolds"] for row in report["stages"]):
+        parts.append(note(f"Besides, {marked:,} scaffolds, which only serve to build others and have no id."))
     if rows := report.get("parts"):
         shown = [
             [

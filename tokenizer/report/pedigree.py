@@ -27,6 +27,7 @@ class Pedigree:
         text: its bytes.
         made: where it is an entry, what it is made of.
         id: its id; None for scaffolds and for what is no entry.
+        special: it is a special token, which no joining comes to.
         splits: the ranks of every two earlier entries it could be cut into; joining comes to one of them.
         inside: ranks of the first entries that were built with it.
         becomes: where it is no entry, or has no id, the bytes of the tokens it becomes.
@@ -36,6 +37,7 @@ class Pedigree:
     text: bytes
     made: Made | None = None
     id: int | None = None
+    special: bool = False
     splits: tuple[tuple[int, int], ...] = ()
     inside: tuple[int, ...] = ()
     becomes: tuple[bytes, ...] = ()
@@ -56,13 +58,20 @@ class Pedigree:
             found["stage"] = entry.stage
             # Counts of weighted words: comparable within a stage.
             found["count"] = f"{entry.count:,} when it was learned" if entry.count else "not recorded"
+        elif self.special:
+            found["id"] = f"{self.id:,}"
+            found["entry"] = "a special token: it was not learned"
         else:
             found["entry"] = "no"
         return found
 
 
 def pedigree_of(
-    vocabulary: Vocabulary, text: bytes, pruned: Sequence[Mapping[str, Any]] = (), inside: int = 8
+    vocabulary: Vocabulary,
+    text: bytes,
+    pruned: Sequence[Mapping[str, Any]] = (),
+    specials: Mapping[str, int] | None = None,
+    inside: int = 8,
 ) -> Pedigree:
     """What is known about a text as an entry of a vocabulary.
 
@@ -70,6 +79,7 @@ def pedigree_of(
         vocabulary: with its pedigree.
         text: the entry's bytes; at least one.
         pruned: what was taken out, as ``tokenizer.learning.prune.Pruned.row`` writes it.
+        specials: ids of the special tokens.
         inside: how many of the entries built with it to name.
 
     Raises:
@@ -80,6 +90,9 @@ def pedigree_of(
     ranks = {entry.text: rank for rank, entry in enumerate(vocabulary.entries)}
     rows = tuple(row for row in pruned if row["bytes"] == text.hex())
     rank = ranks.get(text)
+    special = {name.encode(): index for name, index in (specials or {}).items()}.get(text)
+    if rank is None and special is not None:
+        return Pedigree(text, id=special, special=True, pruned=rows)
     if rank is None:
         return Pedigree(text, becomes=_becomes(vocabulary, text), pruned=rows)
     made = pairs(vocabulary).tolist()
@@ -96,24 +109,31 @@ def pedigree_of(
         text,
         tree(rank),
         None if index < 0 else index,
-        tuple(pair for pair in splits if max(pair) < rank),
-        tuple(used),
-        _becomes(vocabulary, text) if index < 0 else (),
-        rows,
+        splits=tuple(pair for pair in splits if max(pair) < rank),
+        inside=tuple(used),
+        becomes=_becomes(vocabulary, text) if index < 0 else (),
+        pruned=rows,
     )
 
 
-def text_of(vocabulary: Vocabulary, index: int) -> bytes:
+def text_of(vocabulary: Vocabulary, index: int, specials: Mapping[str, int] | None = None) -> bytes:
     """The bytes of an id.
 
+    Args:
+        vocabulary: entries have the first ids.
+        index: the id.
+        specials: ids of the special tokens.
+
     Raises:
-        VocabularyError: the id is not that of a learned entry.
+        VocabularyError: nothing has the id.
     """
-    if not 0 <= index < len(vocabulary):
-        raise VocabularyError(
-            f"{index} is no learned entry: their ids are 0 to {len(vocabulary) - 1}; special tokens follow"
-        )
-    return vocabulary.token_bytes[index]
+    if 0 <= index < len(vocabulary):
+        return vocabulary.token_bytes[index]
+    for name, special in (specials or {}).items():
+        if special == index:
+            return name.encode()
+    last = max([len(vocabulary) - 1, *(specials or {}).values()])
+    raise VocabularyError(f"nothing has the id {index}: ids are 0 to {last}")
 
 
 def _becomes(vocabulary: Vocabulary, text: bytes) -> tuple[bytes, ...]:

@@ -1,6 +1,7 @@
 """Which documents a report measures: never those a vocabulary was learned from."""
 
 from collections.abc import Collection, Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from stemma.core.errors import StemmaError
@@ -63,7 +64,12 @@ def file_texts(paths: Iterable[Path]) -> Iterator[MeasuredText]:
             text = path.read_bytes().decode("utf-8", "replace")
         except OSError as error:
             raise StemmaError(f"{path} cannot be read: {error.strerror}. Give text files.") from error
-        yield MeasuredText(path.name, "files", "", (text,), str(path), True)
+        yield MeasuredText(path.name, "files", "", (text,), str(path), None)
+
+
+def of_unknown_use(documents: Iterable[MeasuredText]) -> Iterator[MeasuredText]:
+    """The same documents, for a tokenizer of which nobody knows whether it learned from them."""
+    return (replace(document, held_out=None) for document in documents)
 
 
 def _threshold(paths: Sequence[Path], splits: Collection[str], limit: int, seed: int) -> str:

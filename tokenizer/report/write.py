@@ -18,6 +18,7 @@ from tokenizer.report.texts import measured_texts
 from tokenizer.vocabulary import VOCABULARY_FILE, Vocabulary
 
 REPORT = "report.json"
+OF_LEARNING = ("backend", "vocab_size", "learning", "parts")  # in a stage's report, besides what was measured
 
 
 def open_encoder(where: str, cache: Path, offline: bool = False) -> NamedEncoder:
@@ -66,7 +67,10 @@ def measure_artifact(
     offline: bool = False,
     progress: Callable[[int], None] | None = None,
 ) -> dict[str, Any]:
-    """The report of an artifact's tokenizer beside published ones.
+    """The report of an artifact's tokenizer beside published ones, measured anew.
+
+    What the artifact's own report says of learning is taken over. What it was compared with there is not in
+    the artifact any more; the new report says that it is missing.
 
     Args:
         folder: of the tokenizer's artifact.
@@ -82,21 +86,39 @@ def measure_artifact(
     if (folder / VOCABULARY_FILE).is_file():
         vocabulary = Vocabulary.load(folder / VOCABULARY_FILE)
     others, missing = load_anchors(anchors, cache, offline)
-    encoders = [artifact_encoder(folder, "ours", title), *others]
-    return measure(
-        encoders,
+    before = _sealed_report(folder)
+    for about in before.get("tokenizers", [])[1:]:
+        if about["name"] not in ANCHORS:
+            reason = "it was learned for the report that the run's tokenizer stage made, and not kept"
+            missing.append({"name": about["name"], "title": about["title"], "reason": reason})
+    report = measure(
+        [artifact_encoder(folder, "ours", title), *others],
         measured_texts(documents, held_out),
         vocabulary=vocabulary,
         missing=missing,
         pruned=pruned_rows(folder),
         progress=progress,
     )
+    return report | {name: before[name] for name in OF_LEARNING if name in before}
 
 
 def pruned_rows(folder: Path) -> list[Mapping[str, Any]]:
     """The entries that an artifact's report says were taken out."""
-    report = read_json(folder / REPORT) if (folder / REPORT).is_file() else {}
-    return list(report.get("pruned", []))
+    return list(_sealed_report(folder).get("pruned", []))
+
+
+def special_ids(folder: Path) -> dict[str, int]:
+    """Ids of the special tokens of an artifact's tokenizer.
+
+    Raises:
+        DamagedError: its file cannot be read.
+    """
+    added = _read(folder / "hf" / "tokenizer.json").get_added_tokens_decoder()
+    return {token.content: index for index, token in added.items()}
+
+
+def _sealed_report(folder: Path) -> dict[str, Any]:
+    return dict(read_json(folder / REPORT)) if (folder / REPORT).is_file() else {}
 
 
 def write_report(report: Mapping[str, Any], folder: Path, run: str) -> Path:
