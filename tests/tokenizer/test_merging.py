@@ -193,10 +193,28 @@ def test_a_stage_keeps_every_earlier_entry_and_names_its_own():
     assert len(second) == len(first) + 2
 
 
-def test_counts_are_occurrences_whatever_the_scale():
+@pytest.mark.parametrize("scale", [1000, 1 << 20])
+def test_counts_are_occurrences_whatever_the_scale(scale: int):
     words = real()
-    scaled = replace(words, counts=words.counts * 1000, scale=1000)
-    assert extend(Vocabulary(), scaled, 500, stage="only") == extend(Vocabulary(), words, 500, stage="only")
+    scaled = replace(words, counts=words.counts * scale, scale=scale)
+    for scaffold in (False, True):
+        options = {"stage": "only", "scaffold": scaffold, "min_frequency": 3}
+        assert extend(Vocabulary(), scaled, 500, **options) == extend(Vocabulary(), words, 500, **options)
+
+
+def test_counts_are_exact_up_to_the_largest():
+    words = {b"abab": 1 << 40, b"xy": (1 << 60) + 1, b"cdcdcd": (1 << 58) + 1}
+    vocabulary = extend(Vocabulary(), Words.of(words), 4, stage="only")
+    assert described(vocabulary) == spelled_out(Vocabulary(), words, 4)
+
+
+def test_every_symbol_may_stand_before_one_pair():
+    """Scratch for neighbours is as long as the vocabulary; here all of it is used, and joining goes on."""
+    words = {bytes([byte]) + b"abcf": 10 for byte in range(256)}
+    words |= {b"ababc": 5, b"abcabc": 5, b"\xff\xffabcf": 3, b"cf": 1, b"de": 500}
+    vocabulary = extend(Vocabulary(), Words.of(words), 2, stage="only", scaffold=True)
+    assert described(vocabulary) == spelled_out(Vocabulary(), words, 2, scaffold=True)
+    assert vocabulary.texts[BYTES:] == [b"ab", b"abc", b"abcf", b"de"]
 
 
 ARIZONA = {b"Arizona": 90, b"zona": 10, b"Nevada": 50, b"tuna": 40, b"nature": 30}
@@ -281,6 +299,16 @@ def test_long_words_take_no_longer_than_short_ones_of_the_same_text():
 def test_too_few_pairs_are_an_error_that_says_how_many_there_are(words, found, scaffold):
     with pytest.raises(VocabularyError, match=f"'tiny' was to learn 9 .* only {found} .*seen 2 times"):
         extend(Vocabulary(), Words.of(words), 9, stage="tiny", scaffold=scaffold)
+
+
+def test_a_budget_no_vocabulary_can_hold_is_refused_at_once():
+    with pytest.raises(VocabularyError, match=r"100,000,000 entries behind 256, .*Lower "):
+        extend(Vocabulary(), Words.of({b"ab": 2}), 100_000_000, stage="huge")
+
+
+def test_no_pair_is_more_frequent_than_any_number():
+    with pytest.raises(VocabularyError, match="only 0 "):
+        extend(Vocabulary(), Words.of({b"ab": 1 << 60}), 1, stage="rare", min_frequency=1 << 70)
 
 
 def test_a_budget_of_nothing_changes_nothing():

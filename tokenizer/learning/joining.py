@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tokenizer.kernels import njit
+from tokenizer.learning.names import enter_name, named
 from tokenizer.learning.pairs import (
     COUNT,
     ENTRY,
@@ -29,6 +30,7 @@ from tokenizer.learning.pairs import (
     SYMBOL_BITS,
     SYMBOL_MASK,
     add_to,
+    inner,
     pop,
     push,
     sink,
@@ -39,32 +41,44 @@ DONE, EXHAUSTED, PAUSED, FULL = range(4)
 # Places in `State.numbers`.
 RANKS, WITH_ID, PAIRS, CANDIDATES, WRITTEN, NEED_POSITIONS, NEED_PAIRS = range(7)
 LEFT, RIGHT = 0, 1
-# Called by other kernels alone: without entry points for Python and C they compile in half the time.
-inner = njit(cache=True, nogil=True, no_cpython_wrapper=True, no_cfunc_wrapper=True)
 MARKS = 2  # candidates a join may add beside pairs: its two parts, as scaffolds
 
 
 class State(NamedTuple):
-    """What the kernels read and write.
+    """What the kernels read and write: words, pairs, entries, and how full the arrays are.
+
+    The words ``ab`` and ``xyz``, the latter cut into ``x`` and ``yz``, with ranks for bytes:
+
+        text      .   a   b   x   y   z   .   and the entries' bytes
+        cells    -1   a   b   x  yz ~yz  -1
+        word_of  -1   0   0   1   1   1  -1
+
+    So what follows a symbol is its length further on, and what precedes one is read off the cell before it.
+    A symbol of three bytes or more has anything negative between its first cell and its last.
 
     Attributes:
         text: a guard, the words' bytes end to end, a guard; then the bytes of the entries there were.
         cells: ``[bytes of the words + 2]`` int32. Where a symbol begins: its rank. Where one of several bytes
             ends: ``~rank``. Elsewhere: something negative.
-        word_of: ``[cells]`` int32: the word a cell is in; -1 in the guards.
+        word_of: ``[cells]`` int32: the word a cell is in; -1 in the guards, which are no word's neighbours.
         weights: ``[words]`` int64: how often each occurs.
         table: pairs, see ``pairs.new_table``.
         heap: ``[capacity, 2]`` int64: candidates, some out of date: their count is checked when they come up.
         positions: lists of the cells where pairs begin, each ascending, some out of date.
-        origins, lengths: ``[capacity]``: where in ``text`` an entry's bytes are.
-        counts: ``[capacity]`` int64: the pair's count then.
+        origins, lengths: ``[capacity]``: where in ``text`` an entry's bytes are; here and below by rank, with
+            room for entries to come.
+        counts: ``[capacity]`` int64: how often the pair an entry was made of stood there when it was joined.
         frequencies: ``[capacity]`` int64: how often an entry stands in the words now.
         scaffolds: ``[capacity]`` bool.
-        names: open addressing by an entry's bytes, ``[power of 2]`` int32: a rank, or -1.
+        names: the entries by their bytes, see ``names``.
         barred_names, barred_origins, barred_lengths: the same of what must not be learned.
-        changes, sizes, cursors, touched: ``[2, capacity]``: scratch for left and right neighbours, by rank.
-        numbers: ``[7]`` int64: entries; those with an id; rows used of the table, the heap, lists; and
-            what room the next join asks for.
+        changes, sizes: ``[2, capacity]``: scratch of a join, for left and right neighbours by rank: how often
+            they stand there, weighted and plain. All 0 between joins.
+        touched: ``[2, capacity]`` int32: the neighbours that have such sums, end to end.
+        cursors: ``[2, capacity]`` int64: where their next position is written, -1 if it is not.
+        numbers: ``[7]`` int64, places see above: entries (``RANKS``), those with an id, rows of the table
+            that are taken, candidates in the heap, positions written; and how many positions and pairs the
+            join that found no room may add.
     """
 
     text: NDArray[np.uint8]
@@ -119,7 +133,7 @@ def learn(state: State, goal: int, least: int, first: int, scaffold: bool, pause
         left, right = key >> SYMBOL_BITS, key & SYMBOL_MASK
         at = _first_place(state, row)
         length = state.lengths[left] + state.lengths[right]
-        made = _named(state.text, state.names, state.origins, state.lengths, at, length)
+        made = named(state.text, state.names, state.origins, state.lengths, at, length)
         again = made >= 0
         room = 2 * table[row, LENGTH]
         kinds = min(room, 2 * (numbers[RANKS] + 1))
@@ -138,7 +152,7 @@ def learn(state: State, goal: int, least: int, first: int, scaffold: bool, pause
         else:
             made = numbers[RANKS]
             state.origins[made], state.lengths[made], state.counts[made] = at, length, count
-            _enter_name(state.text, state.names, state.origins, state.lengths, made)
+            enter_name(state.text, state.names, state.origins, state.lengths, made)
             numbers[RANKS] += 1
             numbers[WITH_ID] += 1
         _enter_neighbours(state, _join(state, row, made), made, least)
@@ -184,7 +198,7 @@ def _barred(state: State, row: int) -> bool:
     pair = state.table[row, KEY]
     length = state.lengths[pair >> SYMBOL_BITS] + state.lengths[pair & SYMBOL_MASK]
     names, origins, lengths = state.barred_names, state.barred_origins, state.barred_lengths
-    return _named(state.text, names, origins, lengths, _first_place(state, row), length) >= 0
+    return named(state.text, names, origins, lengths, _first_place(state, row), length) >= 0
 
 
 @inner
@@ -226,12 +240,22 @@ def symbol_before(cells: NDArray[np.int32], at: int) -> int:
 
 
 @inner
-def _touch(changes: NDArray[np.int64], sizes: NDArray[np.int32], side: int, symbol: int, weight: int) -> int:
-    """Add to the sum of a neighbour; returns 1 if it is the first of its kind."""
-    first = sizes[side, symbol] == 0
+def _touch(
+    changes: NDArray[np.int64],
+    sizes: NDArray[np.int32],
+    touched: NDArray[np.int32],
+    side: int,
+    kinds: int,
+    symbol: int,
+    weight: int,
+) -> int:
+    """Add to the sum of a neighbour; returns how many kinds of neighbours there are by now."""
+    if sizes[side, symbol] == 0:
+        touched[side, kinds] = symbol
+        kinds += 1
     changes[side, symbol] += weight
     sizes[side, symbol] += 1
-    return np.int64(first)
+    return kinds
 
 
 @inner
@@ -260,11 +284,9 @@ def _join(state: State, row: int, made: int) -> NDArray[np.int32]:
         cells[end - 1] = ~made
         if word_of[at - 1] == word:
             before = symbol_before(cells, at)
-            touched[LEFT, lefts] = before
-            lefts += _touch(changes, sizes, LEFT, before, weight)
+            lefts = _touch(changes, sizes, touched, LEFT, lefts, before, weight)
         if word_of[end] == word:
-            touched[RIGHT, rights] = cells[end]
-            rights += _touch(changes, sizes, RIGHT, cells[end], weight)
+            rights = _touch(changes, sizes, touched, RIGHT, rights, cells[end], weight)
         positions[start + joined] = at
         joined += 1
         total += weight
@@ -301,11 +323,9 @@ def _enter_neighbours(state: State, places: NDArray[np.int32], made: int, least:
         if word_of[at - 1] == word:
             before = symbol_before(cells, at)
             if before != made:
-                touched[LEFT, lefts] = before
-                lefts += _touch(changes, sizes, LEFT, before, weight)
+                lefts = _touch(changes, sizes, touched, LEFT, lefts, before, weight)
         if word_of[at + length] == word:
-            touched[RIGHT, rights] = cells[at + length]
-            rights += _touch(changes, sizes, RIGHT, cells[at + length], weight)
+            rights = _touch(changes, sizes, touched, RIGHT, rights, cells[at + length], weight)
     for side in range(2):
         for kind in range(lefts if side == LEFT else rights):
             symbol = np.int64(touched[side, kind])
@@ -339,65 +359,3 @@ def _write(
     if cursors[side, symbol] >= 0:
         positions[cursors[side, symbol]] = place
         cursors[side, symbol] += 1
-
-
-@inner
-def _named(
-    text: NDArray[np.uint8],
-    names: NDArray[np.int32],
-    origins: NDArray[np.int64],
-    lengths: NDArray[np.int32],
-    at: int,
-    length: int,
-) -> int:
-    """Which entry ``text[at : at + length]`` is, or -1."""
-    mask = len(names) - 1
-    slot = _hash(text, at, length) & mask
-    while names[slot] >= 0:
-        name = np.int64(names[slot])
-        if lengths[name] == length:
-            same = 0
-            while same < length and text[origins[name] + same] == text[at + same]:
-                same += 1
-            if same == length:
-                return name
-        slot = (slot + 1) & mask
-    return np.int64(-1)
-
-
-@njit(cache=True, nogil=True)
-def enter_names(
-    text: NDArray[np.uint8],
-    names: NDArray[np.int32],
-    origins: NDArray[np.int64],
-    lengths: NDArray[np.int32],
-    count: int,
-) -> None:
-    """Make the first so many entries known by their bytes."""
-    for name in range(count):
-        _enter_name(text, names, origins, lengths, name)
-
-
-@inner
-def _enter_name(
-    text: NDArray[np.uint8],
-    names: NDArray[np.int32],
-    origins: NDArray[np.int64],
-    lengths: NDArray[np.int32],
-    name: int,
-) -> None:
-    """Make an entry known by its bytes."""
-    mask = len(names) - 1
-    slot = _hash(text, origins[name], lengths[name]) & mask
-    while names[slot] >= 0:
-        slot = (slot + 1) & mask
-    names[slot] = name
-
-
-@inner
-def _hash(text: NDArray[np.uint8], at: int, length: int) -> int:
-    """FNV-1a, its high bits folded in."""
-    value = np.uint64(0xCBF29CE484222325)
-    for index in range(at, at + length):
-        value = (value ^ np.uint64(text[index])) * np.uint64(0x100000001B3)
-    return np.int64((value ^ (value >> np.uint64(32))) & np.uint64(0x7FFFFFFF))

@@ -22,7 +22,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from tokenizer.encoding.ranks import Ranks, encode_words, ranks_of
+from tokenizer.encoding.ranks import MOST_RANKS, Ranks, encode_words, ranks_of
 from tokenizer.errors import VocabularyError
 from tokenizer.learning.joining import (
     CANDIDATES,
@@ -37,10 +37,10 @@ from tokenizer.learning.joining import (
     WITH_ID,
     WRITTEN,
     State,
-    enter_names,
     learn,
 )
 from tokenizer.learning.layout import compact, count_pairs, give_places, lay_out, list_positions
+from tokenizer.learning.names import enter_names
 from tokenizer.learning.pairs import (
     COUNT,
     EMPTY,
@@ -60,6 +60,7 @@ PAUSE = 1024  # joins between two calls of `progress`
 CHUNK = 1 << 18  # words cut at a time by the vocabulary there is
 LEAST_PAIRS = 1 << 16  # room for pairs to begin with
 MOST_BYTES = (1 << 31) - 4  # positions are int32
+MOST_COUNT = (1 << 63) - 1  # counts are int64
 
 # Arrays of the state that have a place for every rank.
 BY_RANK = (
@@ -91,17 +92,23 @@ def extend(
     Args:
         vocabulary: what there is; every entry keeps its rank. Scaffolds among them may become entries again.
         words: distinct pre-tokens with counts.
-        budget: entries with an id to add.
+        budget: entries with an id to add, 0 or more.
         stage: name the new entries carry.
-        min_frequency: occurrences a pair needs to be joined, in units of ``words.scale``.
+        min_frequency: occurrences a pair needs to be joined, 1 or more; ``words.scale`` counts as one.
         scaffold: learn by Scaffold-BPE.
         barred: byte strings that must not become entries, such as those pruned: what makes them stays apart.
         progress: called with entries added and ``budget`` now and then.
 
     Raises:
-        VocabularyError: the words have too few frequent pairs for the budget, or too many distinct bytes.
+        VocabularyError: the words have too few frequent pairs for the budget or are too many, or the budget
+            is more than a vocabulary can hold.
     """
-    least = min_frequency * words.scale
+    if len(vocabulary.entries) + budget > MOST_RANKS:
+        raise VocabularyError(
+            f"stage {stage!r} is to learn {budget:,} entries behind {len(vocabulary.entries):,}, but a "
+            f"vocabulary has {MOST_RANKS:,} at most. Lower tokenizer.vocab_size."
+        )
+    least = min(min_frequency * words.scale, MOST_COUNT)
     state = _begin(vocabulary, words, budget, least, barred)
     had, first = len(vocabulary), len(vocabulary.entries)
     while True:
@@ -115,9 +122,9 @@ def extend(
     if status == EXHAUSTED:
         found = int(state.numbers[WITH_ID]) - had
         raise VocabularyError(
-            f"stage {stage!r} was to learn {budget} entries, but its {len(words)} distinct words give only "
-            f"{found} (pairs seen {min_frequency} times or more). Add text to the stage, lower its budget or "
-            "tokenizer.vocab_size, or lower min_frequency."
+            f"stage {stage!r} was to learn {budget:,} entries, but its {len(words):,} distinct words give "
+            f"only {found:,} (pairs seen {min_frequency:,} times or more). Add text to the stage, lower its "
+            "budget or tokenizer.vocab_size, or lower min_frequency."
         )
     return _result(vocabulary, state, stage, words.scale)
 
@@ -132,7 +139,7 @@ def _result(vocabulary: Vocabulary, state: State, stage: str, scale: int) -> Voc
     ]
     spans = zip(state.origins[had:ranks].tolist(), state.lengths[had:ranks].tolist(), strict=True)
     new = [
-        Entry(state.text[at : at + length].tobytes(), stage, round(count / scale), marked)
+        Entry(state.text[at : at + length].tobytes(), stage, (count + scale // 2) // scale, marked)
         for (at, length), count, marked in zip(
             spans, state.counts[had:ranks].tolist(), scaffolds[had:], strict=True
         )
@@ -145,7 +152,7 @@ def _begin(vocabulary: Vocabulary, words: Words, budget: int, least: int, barred
     size = int(words.offsets[-1])
     if size > MOST_BYTES:
         raise VocabularyError(
-            f"the distinct words have {size} bytes; merging takes {MOST_BYTES} at most. Count less text "
+            f"the distinct words have {size:,} bytes; merging takes {MOST_BYTES:,} at most. Count less text "
             "(tokenizer.source_bytes), or leave out words seen once."
         )
     had = len(vocabulary.entries)
@@ -182,7 +189,7 @@ def _begin(vocabulary: Vocabulary, words: Words, budget: int, least: int, barred
     _cut(state, ranks_of(vocabulary.texts), words.offsets)
     at = 1
     while (at := count_pairs(state, at)) < size + 1:
-        state = _rehash(state, 0, len(state.table))
+        state = _rehash(state, 0, 0)  # twice as large
     state = _rehash(state, least, 0)
     listed = give_places(state.table)
     # Half as much again: how often the lists must be moved together, against memory.
