@@ -11,7 +11,8 @@ as programs that merge pairs want it, is the whole rule, ties included.
 import numpy as np
 from numpy.typing import NDArray
 
-from tokenizer.encoding.ranks import MOST_RANKS, RANK_BITS, ranks_of
+from tokenizer.encoding.ranks import ranks_of
+from tokenizer.encoding.rule import EMPTY, MOST_RANKS, RANK_BITS
 from tokenizer.vocabulary import Vocabulary
 
 
@@ -21,7 +22,7 @@ def pairs(vocabulary: Vocabulary) -> NDArray[np.int32]:
     What no merging makes is still reached where it is a whole pre-token.
     """
     table = ranks_of(vocabulary.texts).pairs
-    packed = table[table != np.iinfo(np.uint64).max]  # the others are empty places
+    packed = table[table != EMPTY]
     bits, low = np.uint64(RANK_BITS), np.uint64(MOST_RANKS - 1)
     made = np.full((len(vocabulary.entries), 2), -1, np.int32)
     made[packed & low] = np.stack([packed >> (bits + bits), (packed >> bits) & low], axis=1)

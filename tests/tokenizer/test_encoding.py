@@ -3,10 +3,12 @@
 import json
 import random
 import sysconfig
+import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from itertools import pairwise, product
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,7 +20,8 @@ from tokenizers import AddedToken, Tokenizer
 import tokenizer.encoding.encoder as encoder_module
 from stemma.core.errors import DamagedError
 from tokenizer.encoding.encoder import LONGEST_KEY, Encoder
-from tokenizer.encoding.ranks import NONE, SHORT, encode_words, pair_rank, ranks_of
+from tokenizer.encoding.ranks import encode_words, ranks_of
+from tokenizer.encoding.rule import NONE, SHORT, pair_rank
 from tokenizer.encoding.scaffolds import pieces
 from tokenizer.encoding.stream import StreamDecoder
 from tokenizer.errors import TextError, VocabularyError
@@ -26,6 +29,7 @@ from tokenizer.export.hf import to_tokenizers
 from tokenizer.learning.hf_trainer import train_hf
 from tokenizer.learning.words import Words
 from tokenizer.load import token_bytes
+from tokenizer.merges import pairs
 from tokenizer.specials import MARKUP, special_tokens
 from tokenizer.vocabulary import VOCABULARY_FILE, Entry, Vocabulary, byte_order
 
@@ -149,6 +153,16 @@ def test_one_pair_stands_for_each_entry(vocabulary: Vocabulary) -> None:
     assert len(made) > 800
 
 
+def test_long_entries_are_taken_apart_in_linear_time() -> None:
+    lengths = [1 << power for power in range(1, 19)]  # what merging makes of a long run; 50 s when quadratic
+    runs = [b"a" * length for length in lengths]
+    start = time.perf_counter()
+    made = pairs(Vocabulary().extended([Entry(run, "general") for run in runs]))
+    assert time.perf_counter() - start < 10
+    a = byte_order().index(ord("a"))
+    assert made[256:].tolist() == [[a, a], *([rank, rank] for rank in range(256, 256 + len(runs) - 1))]
+
+
 def test_a_run_of_a_million_bytes_is_not_quadratic(vocabulary: Vocabulary, encoder: Encoder) -> None:
     for text in ("a" * 1_000_000, "ab" * 500_000, "".join(random.Random(2).choices("abcdxyz", k=1_000_000))):
         assert encoder.decode(encoder.encode(text)) == text.encode()  # squared, it would take hours
@@ -213,6 +227,18 @@ def test_threads_change_no_id(vocabulary: Vocabulary, monkeypatch: pytest.Monkey
     for encoded in batches:
         assert [ids.tolist() for ids in encoded] == expected
     assert all(ids.dtype == np.int32 for ids in batches[0])
+
+
+def test_two_threads_may_want_the_last_cache(vocabulary: Vocabulary, encoder: Encoder) -> None:
+    class Taken(list[Any]):
+        """Not empty when asked, and empty when taken from: another thread was faster."""
+
+        def __len__(self) -> int:
+            return 1
+
+    mine = Encoder(vocabulary)
+    mine._caches = Taken()
+    assert mine.encode("hello").tolist() == encoder.encode("hello").tolist()
 
 
 def test_bad_input_is_named(encoder: Encoder) -> None:

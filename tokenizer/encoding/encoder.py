@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 
 from stemma.core.errors import DamagedError
 from stemma.core.files import read_json
-from tokenizer.encoding.ranks import SHORT, Ranks, find, join, ranks_of
+from tokenizer.encoding.ranks import Ranks, find, ranks_of
+from tokenizer.encoding.rule import SHORT, join
 from tokenizer.encoding.scaffolds import Expansions, expansions
 from tokenizer.errors import TextError
 from tokenizer.kernels import njit
@@ -143,7 +144,10 @@ class Encoder:
         data[:size] = np.frombuffer(b"".join(pieces), np.uint8)
         out = np.empty(size, np.int32)  # no token is empty
         counts = np.zeros(len(pieces) + 1, np.int64)
-        cache = self._caches.pop() if self._caches else np.zeros((CACHE_LINES, 8), np.uint64)
+        try:
+            cache = self._caches.pop()
+        except IndexError:  # not asked before: another thread may take the last one in between
+            cache = np.zeros((CACHE_LINES, 8), np.uint64)
         _encode_pieces(
             self._ranks,
             self._expansions,

@@ -6,6 +6,7 @@ several such, the one with the longest first entry, then the longest second, and
 scaffolds, so there is always one.
 """
 
+from bisect import bisect_right
 from typing import NamedTuple
 
 import numpy as np
@@ -39,21 +40,22 @@ def expansions(vocabulary: Vocabulary) -> Expansions:
 def pieces(vocabulary: Vocabulary) -> dict[int, tuple[int, ...]]:
     """The ids each scaffold is taken apart into, by its rank."""
     ids = {text: index for index, text in enumerate(vocabulary.token_bytes)}
+    lengths = sorted(set(map(len, ids)))
     return {
-        rank: tuple(ids[text] for text in _fewest(vocabulary.texts[rank], ids))
+        rank: tuple(ids[text] for text in _fewest(vocabulary.texts[rank], ids, lengths))
         for rank in np.flatnonzero(vocabulary.scaffolds).tolist()
     }
 
 
-def _fewest(text: bytes, ids: dict[bytes, int]) -> list[bytes]:
-    """The shortest cut into entries, the longest first."""
+def _fewest(text: bytes, ids: dict[bytes, int], lengths: list[int]) -> list[bytes]:
+    """The shortest cut into entries, which have these lengths, the longest first."""
     needed = [0] * (len(text) + 1)  # pieces of text[place:]
     length = [0] * (len(text) + 1)  # bytes of the first of them
     for place in reversed(range(len(text))):
         needed[place], length[place] = min(
-            (1 + needed[end], place - end)  # the negative length: of equals the longest
-            for end in range(place + 1, len(text) + 1)
-            if text[place:end] in ids
+            (1 + needed[place + size], -size)  # of equals the longest
+            for size in lengths[: bisect_right(lengths, len(text) - place)]
+            if text[place : place + size] in ids
         )
     found, place = [], 0
     while place < len(text):
