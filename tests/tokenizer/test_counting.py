@@ -4,6 +4,7 @@ import hashlib
 import json
 import multiprocessing
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -79,6 +80,10 @@ def test_a_word_longer_than_the_memory_is_counted() -> None:
     table.clear()
     assert table.add(b" " + word) == len(word) + 1
     assert list(table.words()) == [(b" " + word, 1)]
+    table.clear()
+    assert table.nbytes <= 300_000  # or there would be no room for other words ever after
+    assert table.add(b"x y") == 3
+    assert list(table.words()) == [(b" y", 1), (b"x", 1)]
 
 
 def test_a_lone_surrogate_is_refused(tmp_path: Path) -> None:
@@ -245,6 +250,26 @@ def test_another_choice_of_documents_starts_over(
 ) -> None:
     count_parts([corpus], survey([corpus], TokenizerConfig(held_out=("alpha", "held"))), tmp_path)
     assert not any(name.startswith("alpha") for name in contents(tmp_path))
+    count_parts([corpus], list(finished[1]), tmp_path)
+    assert contents(tmp_path) == contents(finished[0])
+
+
+def test_a_run_killed_while_it_drops_another_choice_leaves_nothing_half_done(
+    corpus: Path, finished: tuple[Path, dict[Part, Path]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(*_: int) -> None:
+        raise KeyboardInterrupt
+
+    def partly(folder: Path, *_: Any, **__: Any) -> None:
+        next(folder.glob("*/*.arrow")).unlink()
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        count_parts([corpus], list(finished[1]), tmp_path, progress=killed)
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "rmtree", partly)
+        with pytest.raises(KeyboardInterrupt):
+            count_parts([corpus], list(finished[1])[:1], tmp_path)
     count_parts([corpus], list(finished[1]), tmp_path)
     assert contents(tmp_path) == contents(finished[0])
 

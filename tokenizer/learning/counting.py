@@ -111,7 +111,8 @@ def count_parts(
     Args:
         folders: of the artifacts.
         parts: what to count, from ``survey`` of the same folders.
-        output: where to write. A killed run goes on here; what it did for other parts or files is dropped.
+        output: folder to write to; it is there. A killed run goes on here; what it did for other parts or
+            files is dropped.
         seed: the one ``survey`` chose by.
         workers: processes, at most; little text takes fewer. The files do not depend on it.
         memory: bytes all tables may take together, sorting included.
@@ -188,8 +189,12 @@ def _keep_only(output: Path, plan: object) -> None:
     """Make the folder ready for a plan: what was counted by another one, or is half done, goes."""
     path = output / _PLAN
     if not path.exists() or read_json(path) != plan:
+        # First, or a run killed in between would leave the old plan with only some of what it says is done.
+        path.unlink(missing_ok=True)
+        sync_folder(output)
         for name in (_JOBS, _PARTS):
-            shutil.rmtree(output / name, ignore_errors=True)
+            if (output / name).exists():
+                shutil.rmtree(output / name)
         write_json(path, plan)
     for name in (_JOBS, _PARTS):
         (output / name).mkdir(exist_ok=True)

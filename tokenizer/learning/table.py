@@ -96,11 +96,7 @@ class WordTable:
     def __init__(self, memory: int | None = None) -> None:
         self.memory = memory
         self._classes = character_classes()
-        self._size = 0
-        self._slots = np.full(2 * _FIRST_WORDS, _EMPTY, np.int64)
-        self._data = np.empty(_FIRST_WORDS * _BYTES_A_WORD, np.uint8)
-        self._offsets = np.zeros(_FIRST_WORDS + 1, np.int64)
-        self._counts = np.empty(_FIRST_WORDS, np.int64)
+        self._begin()
 
     def __len__(self) -> int:
         return self._size
@@ -129,9 +125,19 @@ class WordTable:
         return sort_words(self._data, self._offsets[: self._size + 1], self._counts[: self._size])
 
     def clear(self) -> None:
-        """Forget all, but keep the room."""
-        self._slots.fill(_EMPTY)
+        """Forget all, but keep the room, unless a single long word took more than there is."""
+        if self.memory is not None and self.nbytes > self.memory:
+            self._begin()
+        else:
+            self._slots.fill(_EMPTY)
+            self._size = 0
+
+    def _begin(self) -> None:
         self._size = 0
+        self._slots = np.full(2 * _FIRST_WORDS, _EMPTY, np.int64)
+        self._data = np.empty(_FIRST_WORDS * _BYTES_A_WORD, np.uint8)
+        self._offsets = np.zeros(_FIRST_WORDS + 1, np.int64)
+        self._counts = np.empty(_FIRST_WORDS, np.int64)
 
     def _grow(self) -> bool:
         """Double what is full; False if that would be too much, and there is something to give up first."""
