@@ -7,11 +7,13 @@ the model reads. Special tokens are cut out of every document: no learned entry 
 import hashlib
 import json
 import re
+from array import array
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -102,8 +104,8 @@ class Part:
 
 
 def key(identifier: str, seed: int) -> str:
-    """A document's place in the seeded order."""
-    return hashlib.sha256(f"{seed}:{identifier}".encode()).hexdigest()
+    """A document's place in the seeded order, 16 hex digits."""
+    return hashlib.sha256(f"{seed}:{identifier}".encode()).hexdigest()[:16]
 
 
 def survey(folders: Sequence[Path], config: TokenizerConfig) -> list[Part]:
@@ -118,39 +120,45 @@ def survey(folders: Sequence[Path], config: TokenizerConfig) -> list[Part]:
         DamagedError: a file is no documents file.
         VocabularyError: ``held_out`` names a source that is not there.
     """
-    sizes: dict[tuple[str, str, str], list[tuple[str, int]]] = {}
+    # keys and sizes, 16 bytes a document
+    found: dict[tuple[str, str, str], tuple[array[int], array[int]]] = {}
     sources: set[str] = set()
     for path in document_files(folders):
         source = path.parent.name
         sources.add(source)
         if source in config.held_out:
             continue
-        for batch in read_batches(path, ("id", "text", "domain", "language", "split"), ("messages",)):
-            train = batch.filter(pc.equal(batch["split"], "train"))
-            lengths = pc.binary_length(train["text"].cast(pa.large_binary()))
-            if "messages" in train.column_names:
-                messages = pc.binary_length(train["messages"].cast(pa.large_binary()))
-                lengths = pc.if_else(pc.greater(pc.fill_null(messages, 0), 0), messages, lengths)
-            columns = (train[name].to_pylist() for name in ("domain", "language", "id"))
-            for domain, language, identifier, size in zip(*columns, lengths.to_pylist(), strict=True):
-                if size:
-                    sizes.setdefault((source, domain, language), []).append((identifier, size))
+        for batch in read_batches(path, COLUMNS, ("messages",)):
+            columns = (batch[name].to_pylist() for name in ("split", "domain", "language", "id"))
+            for split, domain, language, identifier, size in zip(*columns, _sizes(batch), strict=True):
+                if split == "train" and size:
+                    group = found.setdefault((source, domain, language), (array("Q"), array("Q")))
+                    group[0].append(int(key(identifier, config.seed), 16))
+                    group[1].append(size)
     if unknown := sorted(set(config.held_out) - sources):
         raise VocabularyError(
             f"tokenizer.held_out names {', '.join(unknown)}; the sources are {', '.join(sorted(sources))}"
         )
     parts = []
-    for group, rows in sorted(sizes.items()):
-        available = sampled = sum(size for _, size in rows)
+    for group, (keys, sizes) in sorted(found.items()):
+        available = sampled = sum(sizes)
         threshold = ""
         if available > config.source_bytes:
-            sampled = 0
-            for name, size in sorted((key(identifier, config.seed), size) for identifier, size in rows):
-                if sampled >= config.source_bytes:
-                    break
-                threshold, sampled = name, sampled + size
-        parts.append(Part(*group, len(rows), available, sampled, threshold))
+            order = np.argsort(np.frombuffer(keys, np.uint64), kind="stable")
+            sums = np.cumsum(np.frombuffer(sizes, np.uint64)[order])
+            last = int(np.searchsorted(sums, np.uint64(config.source_bytes)))  # the first to reach it
+            threshold, sampled = f"{keys[order[last]]:016x}", int(sums[last])
+        parts.append(Part(*group, len(keys), available, sampled, threshold))
     return parts
+
+
+def _sizes(batch: pa.RecordBatch) -> list[int]:
+    """UTF-8 bytes of each row's text, or of its messages where it is a conversation."""
+    sizes = pc.fill_null(pc.binary_length(batch["text"]), 0)
+    if "messages" in batch.schema.names:
+        messages = pc.fill_null(pc.binary_length(batch["messages"].cast(pa.large_binary())), 0)
+        sizes = pc.if_else(pc.greater(messages, 0), messages, sizes)
+    return list(sizes.to_pylist())
 
 
 def document_files(folders: Sequence[Path]) -> list[Path]:
