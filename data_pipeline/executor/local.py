@@ -5,11 +5,8 @@ with one worker runs in this very process and resets its loguru handlers. Here e
 process, whatever their number; resume by rank (``completions/``) is datatrove's.
 """
 
-import ctypes
 import multiprocessing
 import os
-import signal
-import sys
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
@@ -18,16 +15,12 @@ from pathlib import Path
 
 from data_pipeline.executor.ranks import Executor, run_rank
 from stemma.core.errors import StageFailed
-
-_PR_SET_PDEATHSIG = 1  # linux/prctl.h
+from stemma.core.lifeline import die_with
 
 
 def start_worker(parent: int, log: str) -> None:
     """Once per pool process: die with the parent, and print to a log (libraries draw progress bars)."""
-    if sys.platform.startswith("linux"):
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-        if os.getppid() != parent:
-            sys.exit(1)
+    die_with(parent)
     descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(descriptor, 1)
     os.dup2(descriptor, 2)

@@ -11,6 +11,8 @@ _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 def die_with(parent: int) -> None:
     """Have the kernel send this process SIGKILL when its parent ends. Linux only; elsewhere nothing happens.
 
+    To the kernel the parent is the *thread* that started this process, so that has to outlive it.
+
     Args:
         parent: the process id that has to be this one's parent; if it is not (it died already), this
             process ends.

@@ -16,6 +16,7 @@ import zipfile
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from glob import escape
 from pathlib import Path
 
 from stemma.core.errors import DamagedError, StemmaError
@@ -78,7 +79,10 @@ def fetch_locked(registry: str, package: str, version: str, target: Path, sha256
     if offline:
         raise OutOfReach("offline: the registry was not asked, and the archive is not in the cache")
     target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=target.parent, prefix=".fetch-") as folder:
+    prefix = f".fetch-{target.name}-"
+    for left in target.parent.glob(f"{escape(prefix)}*"):  # by a killed run: nobody else has the lock
+        shutil.rmtree(left)
+    with tempfile.TemporaryDirectory(dir=target.parent, prefix=prefix) as folder:
         CLIENTS[registry](package, version, target.name, Path(folder))
         fetched = Path(folder) / target.name
         if not fetched.exists():

@@ -51,6 +51,13 @@ def test_a_fetched_archive_with_another_hash_is_refused_and_not_kept(index, tmp_
     assert list((tmp_path / "cache" / "packages").iterdir()) == []
 
 
+def test_what_a_killed_run_was_fetching_is_removed(index, tmp_path, pack):
+    pack.put(tmp_path / "packages" / f".fetch-{WHEEL}-x1" / WHEEL, b"half")
+    pack.put(tmp_path / "packages" / ".fetch-other-1.0.tgz-x1" / "other", b"another run's, and alive")
+    packages.fetch("pypi", "stemma-sample", "1.0", WHEEL, pinned(index), tmp_path)
+    assert {path.name for path in (tmp_path / "packages").iterdir()} == {WHEEL, ".fetch-other-1.0.tgz-x1"}
+
+
 def test_a_damaged_archive_in_the_cache_is_refused_and_left(index, tmp_path, pack):
     target = tmp_path / "cache" / "packages" / WHEEL
     pack.put(target, b"damaged")
