@@ -1,5 +1,6 @@
 """Reading a trained tokenizer, and the exact bytes behind its ids."""
 
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -8,6 +9,8 @@ from tokenizers import Tokenizer
 
 from stemma.core.errors import DamagedError
 from tokenizer.errors import TextError
+
+_SETTING = threading.Lock()  # one thread's restoring must not change what another is encoding
 
 if TYPE_CHECKING:  # importing transformers takes over a second: only load() has to
     from transformers import PreTrainedTokenizerFast
@@ -53,12 +56,13 @@ def encode_plain(tokenizer: "PreTrainedTokenizerFast", texts: Sequence[str]) -> 
     for text in texts:
         check_text(text)
     backend = tokenizer.backend_tokenizer
-    before = backend.encode_special_tokens
-    backend.encode_special_tokens = True
-    try:
-        return list(backend.encode_batch(list(texts), add_special_tokens=False))
-    finally:
-        backend.encode_special_tokens = before
+    with _SETTING:
+        before = backend.encode_special_tokens
+        backend.encode_special_tokens = True
+        try:
+            return list(backend.encode_batch(list(texts), add_special_tokens=False))
+        finally:
+            backend.encode_special_tokens = before
 
 
 def check_text(text: str) -> None:
