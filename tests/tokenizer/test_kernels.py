@@ -31,7 +31,8 @@ def test_every_kernel_is_cached_by_all_sources() -> None:
         module = importlib.import_module(".".join(path.relative_to(REPOSITORY).with_suffix("").parts))
         for kernel in vars(module).values():
             if isinstance(kernel, CPUDispatcher):
-                assert FOLDER is not None and Path(kernel.stats.cache_path).is_relative_to(FOLDER)
+                assert FOLDER is not None
+                assert Path(kernel.stats.cache_path).is_relative_to(FOLDER)
                 found += 1
     assert found > 20
 
@@ -51,7 +52,8 @@ def test_the_first_place_that_can_be_written_to_is_taken(tmp_path: Path) -> None
     refused.touch()
     version = sources_hash()
     folder = cache_folder([refused, tmp_path / "a" / "b", tmp_path / "c"], version)
-    assert folder is not None and folder.parent == tmp_path / "a" / "b"
+    assert folder is not None
+    assert folder.parent == tmp_path / "a" / "b"
     assert cache_folder([refused, tmp_path / "a" / "b"], version) == folder
     assert cache_folder([refused], version) is None
 
