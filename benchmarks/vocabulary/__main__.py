@@ -1,6 +1,6 @@
 """Learn vocabularies of 128,256 entries and measure them on sources nothing was learned from.
 
-    python -m benchmarks.vocabulary --work FOLDER [--recipes staged o200k one_shot] [--workers 2]
+    python -m benchmarks.vocabulary --work FOLDER [--recipes staged from_o200k one_shot] [--workers 2]
 
 Fetches about 1 GB once. Prints, by domain and source, Llama-3.1's bytes per token and how many tokens it
 takes for one of ours (above 1: ours are fewer). The ceiling is that ratio for an unlimited vocabulary: no
@@ -42,7 +42,7 @@ def show(report: dict[str, Any], recipes: list[str]) -> None:
     anchors = [each["name"] for each in report["tokenizers"] if each["name"] not in recipes]
     print(
         f"\n{'':28}{'llama3_1':>9}{'ceiling':>9}"
-        + "".join(f"{name:>10}" for name in [*recipes, *anchors[1:]])
+        + "".join(f"{name:>12}" for name in [*recipes, *anchors[1:]])
     )
     for row in report["groups"]:
         if row["group"] == "language" or not row["by"]["llama3_1"]["tokens"]:
@@ -51,7 +51,7 @@ def show(report: dict[str, Any], recipes: list[str]) -> None:
         label = row["name"] if row["group"] != "source" else "  " + row["name"]
         ratios = [theirs / row["by"][name]["tokens"] for name in [*recipes, *anchors[1:]]]
         ceiling = row["ratios"]["llama3_1"]["ceiling_ratio"]
-        figures = "".join(f"{ratio:10.3f}" for ratio in ratios)
+        figures = "".join(f"{ratio:12.3f}" for ratio in ratios)
         print(f"{label:28}{row['bytes'] / theirs:9.3f}{ceiling:9.3f}{figures}")
     for name in recipes:
         print(f"\n{name}")

@@ -56,7 +56,7 @@ AFTER_GENERAL = [
 ]
 RECIPES: dict[str, dict[str, Any]] = {
     "staged": {"stages": [_stage("general", GENERAL, 72_000), *AFTER_GENERAL]},
-    "o200k": {
+    "from_o200k": {
         "base": {**O200K, "keep": ["ascii", "symbols", "emoji"], "entries": 60_000},
         "stages": AFTER_GENERAL,
     },

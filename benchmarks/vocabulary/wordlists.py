@@ -104,15 +104,14 @@ def write(
     for end in split(np.frombuffer(data, np.uint8)).tolist():
         piece = data[start:end]
         start = end
-        if word := piece.rstrip(b"\n"):
-            counts[word] += shares[line]
-        line += len(piece) - len(word)
-    size = sum(len(piece) * count for piece, count in counts.items())
-    texts = list(counts)
-    offsets = np.zeros(len(texts) + 1, np.int64)
-    np.cumsum([len(text) for text in texts], out=offsets[1:])
-    data = np.frombuffer(b"".join(texts), np.uint8)
-    ordered = sort_words(data, offsets, np.array(list(counts.values()), np.int64))
+        if bare := piece.rstrip(b"\n"):
+            counts[bare] += shares[line]
+        line += len(piece) - len(bare)
+    size = sum(len(word) * count for word, count in counts.items())
+    offsets = np.zeros(len(counts) + 1, np.int64)
+    np.cumsum([len(word) for word in counts], out=offsets[1:])
+    joined = np.frombuffer(b"".join(counts), np.uint8)
+    ordered = sort_words(joined, offsets, np.array(list(counts.values()), np.int64))
     path.parent.mkdir(parents=True, exist_ok=True)
     write_words(path, _slices(ordered), size)
 
