@@ -16,7 +16,7 @@ from tokenizer.learning.base import read_ranks
 from tokenizer.learning.combine import factors
 from tokenizer.learning.counting import count_parts
 from tokenizer.learning.hf_trainer import train_hf
-from tokenizer.learning.sample import Part, document_files, key, read_file, survey
+from tokenizer.learning.sample import LAST_KEY, Part, document_files, key, read_file, survey
 from tokenizer.learning.sentencepiece_backend import carry_over, train_model, with_specials
 from tokenizer.learning.staged import Learned, learn
 from tokenizer.load import load
@@ -188,7 +188,7 @@ def texts(
         for document in read_file(path, "train"):
             part = mine.get((document.domain, document.language))
             if part and part.has(source, document, seed):
-                last = part.threshold or "f" * 64
+                last = part.threshold or LAST_KEY
                 share = shares[part] if shares else 1.0
                 if int(key(document.id, seed), 16) <= share * int(last, 16):
                     yield from document.pieces()

@@ -257,7 +257,7 @@ def test_too_little_text_is_an_error_not_a_smaller_vocabulary(
     make_corpus, documents, tmp_path, backend
 ) -> None:
     tiny = make_corpus([{**row, "text": "one two three one two three"} for row in documents[:6]])
-    with pytest.raises(VocabularyError, match="1728 entries.*only 10" if backend == "bpe" else "1984"):
+    with pytest.raises(VocabularyError, match="1,728 entries.*only 10" if backend == "bpe" else "1984"):
         make(tiny, tmp_path, backend=backend)
     assert not list((tmp_path / "artifacts").glob("*/manifest.json")), "nothing may be sealed"
 

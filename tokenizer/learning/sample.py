@@ -25,6 +25,7 @@ from tokenizer.errors import TextError, VocabularyError
 from tokenizer.specials import NAMED
 
 COLUMNS = ("id", "text", "domain", "language", "split")
+LAST_KEY = "f" * 16  # no document has a later one
 Written = TypeVar("Written")
 _SPECIAL = re.compile("|".join(map(re.escape, NAMED)))
 
@@ -105,7 +106,7 @@ class Part:
 
 def key(identifier: str, seed: int) -> str:
     """A document's place in the seeded order, 16 hex digits."""
-    return hashlib.sha256(f"{seed}:{identifier}".encode()).hexdigest()[:16]
+    return hashlib.sha256(f"{seed}:{identifier}".encode()).hexdigest()[: len(LAST_KEY)]
 
 
 def survey(folders: Sequence[Path], config: TokenizerConfig) -> list[Part]:
