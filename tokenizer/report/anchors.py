@@ -77,7 +77,7 @@ ANCHORS: dict[Anchor, Published] = {
 
 
 def anchor_names(names: Sequence[str]) -> list[Anchor]:
-    """Names given by a person, checked.
+    """Names given by a person, checked; each once.
 
     Raises:
         StemmaError: one is not the name of a published vocabulary.
@@ -86,7 +86,7 @@ def anchor_names(names: Sequence[str]) -> list[Anchor]:
         raise StemmaError(
             f"no published vocabulary is called {', '.join(unknown)}; known: {', '.join(ANCHORS)}"
         )
-    return [known for name in names for known in ANCHORS if known == name]
+    return [known for name in dict.fromkeys(names) for known in ANCHORS if known == name]
 
 
 def load_anchors(

@@ -128,9 +128,10 @@ def _tiles(report: Report, titles: Mapping[str, str]) -> list[tuple[str, str]]:
     ours = report["tokenizers"][0]
     figures = row["by"][ours["name"]]
     tiles = [(f"{figures['bytes_per_token']:.2f}", f"bytes per token, {where}")]
-    for name in list(titles)[1:3]:
-        more = f"{row['ratios'][name]['ratio'] - 1:+.1%}".replace("-", "−")
-        tiles.append((more, f"text per token against {titles[name]}, {where}"))
+    for other in report["tokenizers"][1:3]:
+        more = f"{row['ratios'][other['name']]['ratio'] - 1:+.1%}".replace("-", "−")
+        larger = f" of {other['learned']:,} entries" if other["learned"] > PEER * ours["learned"] else ""
+        tiles.append((more, f"text per token against {other['title']}{larger}, {where}"))
     if "ceiling" in figures:
         part = figures["bytes_per_token"] / figures["ceiling"]
         tiles.append((percent(part), f"of the ceiling of {figures['ceiling']:.2f} bytes per token"))
@@ -222,7 +223,10 @@ def _compression(report: Report, titles: Mapping[str, str]) -> str:
         else:
             parts.append(f"<h3>{heading}</h3>{drawn}")
     held_out = any(row["held_out"] for row in report["groups"])
-    about = "In bold the most bytes per token; a tokenizer that cuts nothing beforehand has no ceiling."
+    about = (
+        "In bold the most bytes per token; below each, how much of its own ceiling it reaches (a tokenizer "
+        "that cuts nothing beforehand has none)."
+    )
     return "".join([*parts, note(about + " Of a source held out, nothing was learned." * held_out)])
 
 
@@ -235,7 +239,7 @@ def _compression_row(row: Mapping[str, Any], titles: Mapping[str, str]) -> list[
         shown = f"{figures['bytes_per_token']:.3f}"
         cells.append(f"<b>{shown}</b>" if figures["bytes_per_token"] == best else shown)
         if "ceiling" in figures:
-            cells[-1] += soft(f"{figures['bytes_per_token'] / figures['ceiling']:.0%} of its ceiling")
+            cells[-1] += soft(f"{figures['bytes_per_token'] / figures['ceiling']:.0%}")
     ceiling = row["by"][next(iter(titles))].get("ceiling")
     measured = size(row["bytes"]) + soft(counted(row["documents"], "document"))
     return [*cells, f"{ceiling:.3f}" if ceiling else "–", measured]

@@ -9,6 +9,7 @@ from rich.tree import Tree
 
 from stemma.core.printable import plain
 from tokenizer.report.entries import quoted
+from tokenizer.report.html import size
 from tokenizer.report.pedigree import Made, Pedigree
 from tokenizer.vocabulary import Vocabulary
 
@@ -24,13 +25,13 @@ def render_comparison(report: Mapping[str, Any], console: Console) -> None:
             continue  # it would say again what the row of all documents says
         table = Table(title=f"bytes per token, by {group}", title_justify="left")
         table.add_column(group, no_wrap=True)
-        for heading in ("documents", "MB", plain(reference["title"]), "ceiling"):
+        for heading in ("documents", "text", plain(reference["title"]), "ceiling"):
             table.add_column(heading, justify="right")
         for about in others:
             table.add_column(plain(about["title"]), justify="right")
         for row in rows:
             own = row["by"][reference["name"]]
-            cells = [plain(row["name"] or "-"), f"{row['documents']:,}", f"{row['bytes'] / 1e6:.2f}"]
+            cells = [plain(row["name"] or "-"), f"{row['documents']:,}", size(row["bytes"])]
             cells += [f"{own['bytes_per_token']:.3f}", f"{own['ceiling']:.3f}" if "ceiling" in own else "-"]
             for about in others:
                 value = row["by"][about["name"]]["bytes_per_token"]
