@@ -336,6 +336,13 @@ def test_an_artifact_that_does_not_fit_is_refused(
     path = tmp_path / "hf" / "tokenizer.json"
     path.write_text(json.dumps({"added_tokens": []}))
     assert len(Encoder.load(tmp_path)) == len(shorter)
+    for content in ("{}", "[]", "{", '{"added_tokens": [{}]}'):
+        path.write_text(content)
+        with pytest.raises(DamagedError, match=r"tokenizer\.json"):
+            Encoder.load(tmp_path)
+    path.unlink()
+    with pytest.raises(DamagedError, match=r"tokenizer\.json"):
+        Encoder.load(tmp_path)
 
 
 @settings(max_examples=200, deadline=None)

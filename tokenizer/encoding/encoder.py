@@ -81,9 +81,14 @@ class Encoder:
         """
         path = Path(folder)
         vocabulary = Vocabulary.load(path / VOCABULARY_FILE)
-        added = sorted(
-            read_json(path / "hf" / "tokenizer.json")["added_tokens"], key=lambda token: token["id"]
-        )
+        try:
+            found = read_json(path / "hf" / "tokenizer.json")
+            added = sorted(found["added_tokens"], key=lambda token: token["id"])
+        except (OSError, KeyError, TypeError) as error:
+            raise DamagedError(
+                f"{path}: hf/tokenizer.json cannot be read or lists no added_tokens ({error!r}); expected "
+                "the folder of a tokenizer artifact. It was left as it is."
+            ) from error
         first = len(vocabulary)
         if [token["id"] for token in added] != list(range(first, first + len(added))):
             raise DamagedError(
