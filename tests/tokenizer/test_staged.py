@@ -9,11 +9,16 @@ import pytest
 
 from stemma.core.artifact import Artifact, Store
 from stemma.core.errors import DamagedError
+from stemma.core.progress import Progress
 from stemma.core.stage import execute
 from tokenizer.config import RanksFile, TokenizerConfig
 from tokenizer.encoding.encoder import Encoder
 from tokenizer.errors import VocabularyError
-from tokenizer.learning.sample import read_documents
+from tokenizer.learning import staged
+from tokenizer.learning.merging import extend
+from tokenizer.learning.sample import Part, read_documents
+from tokenizer.learning.wordfiles import write_words
+from tokenizer.learning.words import Words
 from tokenizer.load import encode_text, load
 from tokenizer.stage import TokenizerStage
 from tokenizer.vocabulary import VOCABULARY_FILE, Vocabulary
@@ -120,6 +125,59 @@ def test_polluted_entries_go_and_the_last_stage_fills_their_places(
     assert gone <= set(vocabulary_of(left).texts), "they would be there"
     assert not gone & set(vocabulary.texts)
     assert len(vocabulary) == len(vocabulary_of(left)) == 1984
+
+
+def learn(words: dict[bytes, int], entries: int, folder: Path, **changes) -> staged.Learned:
+    """One stage of so many entries from these words; drafts are kept in the folder."""
+    part = Part("somewhere", "web", "en", 1, 1, 1)
+    path = folder / f"{part.name}.arrow"
+    write_words(path, [Words.of(words)], sum(len(word) * count for word, count in words.items()))
+    config = TokenizerConfig(
+        vocab_size=256 + 12 + entries,
+        special_slots=12,
+        stages=({"name": "only", "weights": {"web": 1.0}},),
+        **changes,
+    )
+    return staged.learn(config, {part: path}, Vocabulary(), folder, Progress("tokenizer"))
+
+
+SPAM = {b"@gmail": 50, b"@yahoo": 40, b"honest": 9}
+
+
+def test_places_of_pruned_entries_go_to_the_next_pairs(tmp_path: Path) -> None:
+    found = learn(SPAM, 12, tmp_path)
+    assert [row["entry"] for row in found.pruned] == ["@gmail", "@yahoo"]
+    assert [text for text in found.vocabulary.texts if len(text) == 6] == [b"honest"]
+    assert found.stages[0]["entries"] == 12
+
+
+def test_places_nothing_is_left_to_fill_are_an_error_that_says_so(tmp_path: Path) -> None:
+    with pytest.raises(
+        VocabularyError, match=r"took out 2 .*to learn 2 .*only 1 .*a rule of tokenizer\.prune"
+    ):
+        learn(SPAM, 13, tmp_path)
+    (tmp_path / "only.parquet").unlink()
+    assert len(learn(SPAM, 13, tmp_path, prune={"addresses": False}).vocabulary) == 256 + 13
+
+
+def test_pruning_without_end_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(staged, "MOST_ROUNDS", 1)
+    with pytest.raises(VocabularyError, match=r"after 1 rounds .*2 in the last"):
+        learn(SPAM, 12, tmp_path)
+
+
+def test_a_draft_that_is_not_this_runs_is_refused_and_says_what_to_do(tmp_path: Path) -> None:
+    expected = learn(SPAM, 12, tmp_path)
+    draft = tmp_path / "only.parquet"
+    assert learn(SPAM, 12, tmp_path) == expected, "resumed from its draft"
+    extend(Vocabulary(), Words.of(SPAM), 11, stage="only").save(draft)
+    with pytest.raises(DamagedError, match=r"only\.parquet has 267 entries; .*Remove it"):
+        learn(SPAM, 12, tmp_path)
+    draft.write_bytes(draft.read_bytes()[:-40])
+    with pytest.raises(DamagedError, match=r"only\.parquet is not a readable .*Remove it"):
+        learn(SPAM, 12, tmp_path)
+    draft.unlink()
+    assert learn(SPAM, 12, tmp_path) == expected
 
 
 def test_scaffolds_build_entries_and_are_never_given_out(mixed: Artifact, tmp_path: Path) -> None:

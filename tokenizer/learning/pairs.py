@@ -34,7 +34,7 @@ def new_table(pairs: int) -> NDArray[np.int64]:
     return table
 
 
-@njit(cache=True, nogil=True)
+@inner
 def slot_of(table: NDArray[np.int64], key: int) -> int:
     """Row of ``key``, or the empty row where it belongs."""
     mask = len(table) - 1
@@ -45,7 +45,7 @@ def slot_of(table: NDArray[np.int64], key: int) -> int:
     return slot
 
 
-@njit(cache=True, nogil=True)
+@inner
 def add_to(table: NDArray[np.int64], key: int, change: int) -> None:
     """Change the count of a pair, if the table has it."""
     slot = slot_of(table, key)
@@ -98,7 +98,7 @@ def push(heap: NDArray[np.int64], size: int, count: int, key: int) -> int:
     return size + 1
 
 
-@njit(cache=True, nogil=True)
+@inner
 def pop(heap: NDArray[np.int64], size: int) -> int:
     """Drop the head; returns the new size."""
     size -= 1
@@ -106,7 +106,7 @@ def pop(heap: NDArray[np.int64], size: int) -> int:
     return size
 
 
-@njit(cache=True, nogil=True)
+@inner
 def sink(heap: NDArray[np.int64], size: int, count: int, key: int) -> None:
     """Put (count, key) in the head's place, then where it belongs."""
     at = 0

@@ -101,7 +101,6 @@ def prune(vocabulary: Vocabulary, words: Words, rules: Prune) -> tuple[Vocabular
     suspects: dict[int, _Suspect] = {}
     if rules.unreachable:
         suspects |= dict(_unreachable(vocabulary, made))
-    unreachable = set(suspects)
     named = np.flatnonzero(~vocabulary.scaffolds)[BYTES:].tolist()
     for rule in ("addresses", "spam"):
         if getattr(rules, rule):
@@ -114,7 +113,7 @@ def prune(vocabulary: Vocabulary, words: Words, rules: Prune) -> tuple[Vocabular
 
     left = [rank for rank in range(len(vocabulary.entries)) if rank not in suspects]
     needed = with_parts(left, made.tolist())
-    gone = sorted(rank for rank in suspects if rank in unreachable or rank not in needed)
+    gone = sorted(suspects.keys() - needed)
     taken = set(gone)
     kept = Vocabulary(tuple(entry for rank, entry in enumerate(vocabulary.entries) if rank not in taken))
     examples = _examples(gone, symbols, ends, words)
