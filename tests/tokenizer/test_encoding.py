@@ -2,6 +2,7 @@
 
 import json
 import random
+import sys
 import sysconfig
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -16,6 +17,7 @@ import tiktoken
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import AddedToken, Tokenizer
+from transformers import PreTrainedTokenizerFast
 
 import tokenizer.encoding.encoder as encoder_module
 from stemma.core.errors import DamagedError
@@ -28,7 +30,7 @@ from tokenizer.errors import TextError, VocabularyError
 from tokenizer.export.hf import to_tokenizers
 from tokenizer.learning.hf_trainer import train_hf
 from tokenizer.learning.words import Words
-from tokenizer.load import token_bytes
+from tokenizer.load import encode_text, token_bytes
 from tokenizer.merges import pairs
 from tokenizer.specials import MARKUP, special_tokens
 from tokenizer.vocabulary import VOCABULARY_FILE, Entry, Vocabulary, byte_order
@@ -239,6 +241,20 @@ def test_two_threads_may_want_the_last_cache(vocabulary: Vocabulary, encoder: En
     mine = Encoder(vocabulary)
     mine._caches = Taken()
     assert mine.encode("hello").tolist() == encoder.encode("hello").tolist()
+
+
+def test_threads_leave_hugging_face_s_tokenizer_as_it_was(hugging_face: Tokenizer) -> None:
+    """Encoding text sets what a special token in it is taken for, and sets it back."""
+    wrapped = PreTrainedTokenizerFast(tokenizer_object=hugging_face)
+    wrapped.backend_tokenizer.encode_special_tokens = False
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        with ThreadPoolExecutor(4) as pool:
+            list(pool.map(lambda _: encode_text(wrapped, ["hello " * 20] * 20), range(400)))
+    finally:
+        sys.setswitchinterval(interval)
+    assert not wrapped.backend_tokenizer.encode_special_tokens
 
 
 def test_bad_input_is_named(encoder: Encoder) -> None:
