@@ -13,17 +13,15 @@ words both must learn the same entries; how many of them are the same is printed
 
 import argparse
 import json
-import os
 import statistics
 import subprocess
 import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
-from benchmarks.counting import write
+from benchmarks.counting import train_theirs, write
 
 LOOK = 0.05  # seconds between two looks at the memory
 
@@ -147,31 +145,13 @@ def learn_ours(corpus: Path, workers: int, entries: int, output: Path) -> None:
 
 
 def learn_theirs(corpus: Path, workers: int, entries: int, output: Path) -> None:
-    os.environ.update(RAYON_NUM_THREADS=str(workers), TOKENIZERS_PARALLELISM="true")
-    from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+    tokenizer, seconds = train_theirs(corpus, workers, entries)
+    from tokenizers.pre_tokenizers import ByteLevel
 
-    from tokenizer.learning.sample import read_documents
-    from tokenizer.splitting.cascade import pre_tokenizer
     from tokenizer.vocabulary import byte_order
 
-    def texts() -> Iterator[list[str]]:
-        batch: list[str] = []
-        for document in read_documents([corpus], "train"):
-            batch += document.pieces()
-            if len(batch) >= 256:
-                yield batch
-                batch = []
-        yield batch
-
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizer()
-    alphabet = pre_tokenizers.ByteLevel.alphabet()
-    trainer = trainers.BpeTrainer(vocab_size=entries, initial_alphabet=alphabet, show_progress=False)
-    began = time.perf_counter()
-    tokenizer.train_from_iterator(texts(), trainer)
-    seconds = time.perf_counter() - began
     numbers = tokenizer.get_vocab(with_added_tokens=False)
-    by_character = dict(zip(sorted(alphabet), byte_order(), strict=True))
+    by_character = dict(zip(sorted(ByteLevel.alphabet()), byte_order(), strict=True))
     ordered = sorted(numbers, key=lambda entry: numbers[entry])
     output.write_text(json.dumps([bytes(map(by_character.__getitem__, entry)).hex() for entry in ordered]))
     print(json.dumps({"seconds": seconds}))
