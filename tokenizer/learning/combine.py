@@ -65,6 +65,7 @@ def combine(files: Mapping[Part, Path], stage: VocabularyStage) -> Words:
         else:
             added = np.add.reduceat(counts, firsts)
         stretches.append(from_arrow(stretch.words.take(pa.array(firsts)), added, scale))
+    pa.default_memory_pool().release_unused()  # what reading and sorting took, before merging takes its own
     return joined(stretches)
 
 
