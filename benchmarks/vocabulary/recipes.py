@@ -23,12 +23,22 @@ GENERAL = {
     "code": 0.1,
     "stem": 0.05,
     "reasoning": 0.06,
-    "agent": 0.07,
+    "agent": 0.08,
 }
 LANGUAGES = {"languages": 1.0}
 CHINESE = {"words_zh": 0.5, "chinese": 0.5}
 CODE = {**GENERAL, "words": 0.15, "code": 0.5, "stem": 0.1, "agent": 0.1}
-STEM = {**GENERAL, "words": 0.4, "code": 0.2, "stem": 0.3, "reasoning": 0.12}
+# Chinese once more: by now its rarer words compete with the rarer English ones by the same counts.
+LAST = {
+    **GENERAL,
+    "words": 0.4,
+    "code": 0.2,
+    "stem": 0.3,
+    "reasoning": 0.12,
+    "agent": 0.09,
+    "chinese": 0.12,
+    "words_zh": 0.05,
+}
 MIXED = {
     "words": 0.36,
     "web": 0.07,
@@ -50,12 +60,12 @@ def _stage(name: str, weights: dict[str, float], entries: int | None = None) -> 
 
 AFTER_GENERAL = [
     _stage("languages", LANGUAGES, 1_500),
-    _stage("chinese", CHINESE, 20_000),
+    _stage("chinese", CHINESE, 16_000),
     _stage("code", CODE, 12_000),
-    _stage("stem", STEM),
+    _stage("stem", LAST),
 ]
 RECIPES: dict[str, dict[str, Any]] = {
-    "staged": {"stages": [_stage("general", GENERAL, 72_000), *AFTER_GENERAL]},
+    "staged": {"stages": [_stage("general", GENERAL, 68_000), *AFTER_GENERAL]},
     "from_o200k": {
         "base": {**O200K, "keep": ["ascii", "symbols", "emoji"], "entries": 60_000},
         "stages": AFTER_GENERAL,

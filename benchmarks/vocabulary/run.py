@@ -30,7 +30,7 @@ def count(work: Path, cache: Path, workers: int) -> tuple[dict[Part, Path], dict
     """Words of every source to learn from, and the sources that cannot be had, with the reason."""
     table = sources()
     missing = corpus.write([source for source in table if not source.is_words], work, cache, workers)
-    held_out = [source.name for source in table if source.use == "measure"]
+    held_out = [source.name for source in table if source.use != "learn"]
     held_out = [name for name in held_out if (work / "documents" / name).exists()]
     parts = survey([work], config("staged", held_out))
     counts = work / "counts"
@@ -74,20 +74,27 @@ def learned(name: str, counted: Mapping[Part, Path], work: Path, cache: Path) ->
     return found.vocabulary
 
 
-def texts(work: Path) -> Iterator[MeasuredText]:
-    """Documents of the sources held out."""
+def texts(work: Path, use: str) -> Iterator[MeasuredText]:
+    """Documents of the sources held out for a use."""
     for source in sources():
         path = corpus.documents(work, source)
-        if source.use == "measure" and path.exists():
+        if source.use == use and path.exists():
             for row in pq.read_table(path).to_pylist():
                 yield MeasuredText(
                     source.name, source.domain, source.language, (row["text"],), row["id"], True
                 )
 
 
-def report(vocabularies: Mapping[str, Vocabulary], work: Path, cache: Path) -> dict[str, Any]:
-    """Figures of ``tokenizer.report.measure``; Llama-3.1 is the second, what the first has to beat."""
+def report(vocabularies: Mapping[str, Vocabulary], use: str, work: Path, cache: Path) -> dict[str, Any]:
+    """Figures of ``tokenizer.report.measure``; Llama-3.1 is the second, what the first has to beat.
+
+    Args:
+        vocabularies: by the names of their recipes.
+        use: ``measure`` or ``test``: the sources measured on.
+        work: folder of the texts.
+        cache: of fetched archives.
+    """
     anchors, missing = load_anchors(ANCHORS, cache)
     ours = [from_vocabulary(name, name, vocabulary, 256) for name, vocabulary in vocabularies.items()]
     encoders: list[NamedEncoder] = [ours[0], *anchors[:1], *ours[1:], *anchors[1:]]
-    return measure(encoders, texts(work), missing=missing)
+    return measure(encoders, texts(work, use), missing=missing)

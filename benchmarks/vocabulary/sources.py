@@ -15,7 +15,8 @@ class Source:
     """Some files of a pinned archive.
 
     Attributes:
-        use: ``learn``, or ``measure``: held out, so that no vocabulary sees it.
+        use: ``learn``; or held out, so that no vocabulary sees it: ``measure``, by which recipes are
+            chosen, or ``test``, which no choice is made by.
         origin: registry, package, version, archive, SHA-256; or ``python`` alone: the running interpreter's
             standard library.
         format: how its files become texts; see ``corpus.READ``.
@@ -24,7 +25,7 @@ class Source:
     """
 
     name: str
-    use: Literal["learn", "measure"]
+    use: Literal["learn", "measure", "test"]
     domain: str
     language: str
     origin: tuple[str, ...]
