@@ -93,7 +93,9 @@ class TokenizerConfig(Config):
         "bpe",
         description="bpe: byte-level, behind the reference's splits; sentencepiece: BPE with byte fallback",
     )
-    vocab_size: int = Field(128_256, description="entries in all: bytes, learned entries and special slots")
+    vocab_size: int = Field(
+        128_256, le=1 << 21, description="entries in all: bytes, learned entries and special slots"
+    )
     special_slots: int = Field(
         256, ge=NAMED_SPECIALS, description="entries at the end of the vocabulary kept for special tokens"
     )

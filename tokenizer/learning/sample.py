@@ -184,7 +184,8 @@ def read_batches(
             if missing := [name for name in columns if name not in names]:
                 raise DamagedError(f"{path} has no column {missing}; it is no documents file of an artifact")
             present = [*columns, *(name for name in optional if name in names)]
-            yield from file.iter_batches(batch_size=256, row_groups=row_groups, columns=present)
+            # One thread: the readers are many already, and each thread of Arrow's keeps memory of its own.
+            yield from file.iter_batches(256, row_groups, present, use_threads=False)
     except (OSError, ValueError) as error:  # pyarrow's errors derive from these
         raise DamagedError(f"{path} is not readable Parquet ({error}). It was left as it is.") from error
 
