@@ -5,8 +5,9 @@
 Fetches about 1 GB once. Prints two tables: sources that the recipes were chosen by (``use: measure``), and
 sources that no choice was made by (``use: test``). By domain and source: Llama-3.1's bytes per token, and how
 many tokens it takes for one of ours (above 1: ours are fewer). The ceiling is that ratio for an unlimited
-vocabulary: no entry crosses a cut of the pre-tokenizer. ``measure.json`` and ``test.json`` have all that a
-tokenizer's report has.
+vocabulary: no entry crosses a cut of the pre-tokenizer. ``llama3_1_cut`` and ``o200k_cut`` are those
+vocabularies' entries behind our cuts, single digits among them. ``measure.json`` and ``test.json`` have all
+that a tokenizer's report has.
 """
 
 import argparse
@@ -51,7 +52,7 @@ def show(report: dict[str, Any], recipes: list[str]) -> None:
     anchors = [each["name"] for each in report["tokenizers"] if each["name"] not in recipes]
     print(
         f"\n{'':28}{'llama3_1':>9}{'ceiling':>9}"
-        + "".join(f"{name:>12}" for name in [*recipes, *anchors[1:]])
+        + "".join(f"{name:>14}" for name in [*recipes, *anchors[1:]])
     )
     for row in report["groups"]:
         if row["group"] == "language" or not row["by"]["llama3_1"]["tokens"]:
@@ -60,7 +61,7 @@ def show(report: dict[str, Any], recipes: list[str]) -> None:
         label = row["name"] if row["group"] != "source" else "  " + row["name"]
         ratios = [theirs / row["by"][name]["tokens"] for name in [*recipes, *anchors[1:]]]
         ceiling = row["ratios"]["llama3_1"]["ceiling_ratio"]
-        figures = "".join(f"{ratio:12.3f}" for ratio in ratios)
+        figures = "".join(f"{ratio:14.3f}" for ratio in ratios)
         print(f"{label:28}{row['bytes'] / theirs:9.3f}{ceiling:9.3f}{figures}")
     for name in recipes:
         print(f"\n{name}")
