@@ -130,7 +130,8 @@ def write_report(run: "Run") -> Path:
     pages = write_reports(run.artifacts, run.folder, run.name)
     if tokenizer := run.artifacts.get("tokenizer"):
         measured = read_json(tokenizer.file(REPORT))
-        pages.append(write_tokenizer_report(measured, run.folder / "reports", run.name))
+        if measured["groups"]:  # none where a corpus has nothing to measure on
+            pages.append(write_tokenizer_report(measured, run.folder / "reports", run.name))
     write_atomic(path, markdown(run, found, [page.relative_to(run.folder).as_posix() for page in pages]))
     write_atomic(run.folder / "report.svg", picture(run.name, found))
     return path

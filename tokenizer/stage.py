@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any, ClassVar, cast
 
@@ -124,20 +125,29 @@ class TokenizerStage(Stage):
                 train_model(config.learned_size, texts(folders, parts, config.seed))
             ),
         }
-        encoders = [ours]
-        for name in config.compare:
-            if name != config.backend:
-                work.progress.say(f"learning as many entries with {TITLES[name]}, to compare")
-                encoders.append(from_tokenizers(name, TITLES[name], rivals[name]()))
-        anchors, missing = load_anchors(config.anchors, work.cache, work.execution.offline)
-        report = measure(
-            [*encoders, *anchors],
-            measured_texts(folders, config.held_out),
-            vocabulary=learned.vocabulary if learned else None,
-            missing=missing,
-            pruned=learned.pruned if learned else (),
-            seed=config.seed,
-        )
+        documents = measured_texts(folders, config.held_out)
+        first = next((document for document in documents if any(document.pieces)), None)
+        pruned = learned.pruned if learned else []
+        report: dict[str, Any] = {"tokenizers": [], "groups": [], "missing": [], "pruned": pruned}
+        if first is None:
+            work.progress.say(
+                "nothing to measure on: no validation documents, no source in tokenizer.held_out"
+            )
+        else:
+            encoders = [ours]
+            for name in config.compare:
+                if name != config.backend:
+                    work.progress.say(f"learning as many entries with {TITLES[name]}, to compare")
+                    encoders.append(from_tokenizers(name, TITLES[name], rivals[name]()))
+            anchors, missing = load_anchors(config.anchors, work.cache, work.execution.offline)
+            report = measure(
+                [*encoders, *anchors],
+                chain([first], documents),
+                vocabulary=learned.vocabulary if learned else None,
+                missing=missing,
+                pruned=pruned,
+                seed=config.seed,
+            )
         report |= {
             "backend": config.backend,
             "vocab_size": config.vocab_size,

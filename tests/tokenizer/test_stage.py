@@ -335,3 +335,12 @@ def test_documents_cannot_forge_special_tokens_but_the_setting_is_restored(token
     (plain,) = encode_text(tokenizer, ["<|end_of_text|>"])
     assert tokenizer.eos_token_id not in plain
     assert tokenizer("<|end_of_text|>").input_ids == [tokenizer.eos_token_id]
+
+
+def test_a_corpus_with_nothing_to_measure_on_still_gives_a_tokenizer(
+    make_corpus, documents, tmp_path: Path
+) -> None:
+    artifact = make(make_corpus([{**row, "split": "train"} for row in documents[:40]]), tmp_path)
+    assert artifact.summary["bytes_per_token"] == {}
+    assert json.loads(artifact.file("report.json").read_text())["groups"] == []
+    assert len(load(artifact.path / "hf")) == 2048
