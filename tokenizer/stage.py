@@ -106,8 +106,10 @@ class TokenizerStage(Stage):
         write_atomic(
             output / "sentencepiece" / MODEL_FILE, with_specials(model, special_tokens(config.special_slots))
         )
-        hf.save_folder(carry_over(model), config.special_slots, output / "hf")
-        return from_tokenizers("ours", TITLES["ours"], carry_over(model))
+        trained = carry_over(model)
+        ours = from_tokenizers("ours", TITLES["ours"], trained)
+        hf.save_folder(trained, config.special_slots, output / "hf")
+        return ours
 
     def _report(
         self,
