@@ -131,7 +131,7 @@ def survey(folders: Sequence[Path], config: TokenizerConfig) -> list[Part]:
             continue
         for batch in read_batches(path, COLUMNS, ("messages",)):
             columns = (batch[name].to_pylist() for name in ("split", "domain", "language", "id"))
-            for split, domain, language, identifier, size in zip(*columns, _sizes(batch), strict=True):
+            for split, domain, language, identifier, size in zip(*columns, row_sizes(batch), strict=True):
                 if split == "train" and size:
                     group = found.setdefault((source, domain, language), (array("Q"), array("Q")))
                     group[0].append(int(key(identifier, config.seed), 16))
@@ -142,18 +142,25 @@ def survey(folders: Sequence[Path], config: TokenizerConfig) -> list[Part]:
         )
     parts = []
     for group, (keys, sizes) in sorted(found.items()):
-        available = sampled = sum(sizes)
-        threshold = ""
-        if available > config.source_bytes:
-            order = np.argsort(np.frombuffer(keys, np.uint64), kind="stable")
-            sums = np.cumsum(np.frombuffer(sizes, np.uint64)[order])
-            last = int(np.searchsorted(sums, np.uint64(config.source_bytes)))  # the first to reach it
-            threshold, sampled = f"{keys[order[last]]:016x}", int(sums[last])
-        parts.append(Part(*group, len(keys), available, sampled, threshold))
+        threshold, sampled = last_key(keys, sizes, config.source_bytes)
+        parts.append(Part(*group, len(keys), sum(sizes), sampled, threshold))
     return parts
 
 
-def _sizes(batch: pa.RecordBatch) -> list[int]:
+def last_key(keys: "array[int]", sizes: "array[int]", limit: int) -> tuple[str, int]:
+    """The key of the document that reaches ``limit`` bytes in the seeded order, and the bytes up to it.
+
+    "" and all the bytes where they are no more than the limit.
+    """
+    if (total := sum(sizes)) <= limit:
+        return "", total
+    order = np.argsort(np.frombuffer(keys, np.uint64), kind="stable")
+    sums = np.cumsum(np.frombuffer(sizes, np.uint64)[order])
+    last = int(np.searchsorted(sums, np.uint64(limit)))  # the first to reach it
+    return f"{keys[order[last]]:016x}", int(sums[last])
+
+
+def row_sizes(batch: pa.RecordBatch) -> list[int]:
     """UTF-8 bytes of each row's text, or of its messages where it is a conversation."""
     sizes = pc.fill_null(pc.binary_length(batch["text"]), 0)
     if "messages" in batch.schema.names:

@@ -1,11 +1,12 @@
 """Which documents a report measures: never those a vocabulary was learned from."""
 
+from array import array
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from stemma.core.errors import StemmaError
-from tokenizer.learning.sample import document_files, key, read_batches, read_file
+from tokenizer.learning.sample import document_files, key, last_key, read_batches, read_file, row_sizes
 from tokenizer.report.measure import MeasuredText
 
 SOURCE_BYTES = 4_000_000  # of each source, at most: bytes per token are steady long before
@@ -74,18 +75,12 @@ def of_unknown_use(documents: Iterable[MeasuredText]) -> Iterator[MeasuredText]:
 
 def _threshold(paths: Sequence[Path], splits: Collection[str], limit: int, seed: int) -> str:
     """The key of the last document that is taken; "" takes all."""
-    sizes = [
-        (key(row["id"], seed), len((row.get("messages") or row["text"]).encode()))
-        for path in paths
-        for batch in read_batches(path, ("id", "text", "split"), ("messages",))
-        for row in batch.to_pylist()
-        if row["split"] in splits
-    ]
-    total, last = 0, ""
-    if sum(size for _, size in sizes) <= limit:
-        return last
-    for name, size in sorted(sizes):
-        if total >= limit:
-            break
-        total, last = total + size, name
-    return last
+    keys, sizes = array("Q"), array("Q")
+    for path in paths:
+        for batch in read_batches(path, ("id", "text", "split"), ("messages",)):
+            rows = zip(batch["split"].to_pylist(), batch["id"].to_pylist(), row_sizes(batch), strict=True)
+            for split, identifier, size in rows:
+                if split in splits:
+                    keys.append(int(key(identifier, seed), 16))
+                    sizes.append(size)
+    return last_key(keys, sizes, limit)[0]
