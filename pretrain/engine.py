@@ -47,7 +47,7 @@ class StepResult:
         grad_norm: norm of the gradient over all parameters, before clipping.
         metrics: the objective's sums over the global batch, each over the same denominator.
         skipped: nothing was updated: the loss or the gradient is not finite (fp16: its scaled gradient
-            overflowed).
+            overflowed), or the step was not accepted.
     """
 
     loss: float
@@ -137,15 +137,23 @@ class Engine:
 
     # --- training and evaluation ---
 
-    def train_step(self, batch: StepBatch, objective_loss: ObjectiveLoss, lr: float) -> StepResult:
+    def train_step(
+        self,
+        batch: StepBatch,
+        objective_loss: ObjectiveLoss,
+        lr: float,
+        accept: Callable[[float, float], bool] = lambda loss, grad_norm: True,
+    ) -> StepResult:
         """One optimizer step.
 
         Args:
             batch: this data-parallel rank's share of the step.
-            objective_loss: from the logits ``[batch, seq, vocab / TP]`` (fp32) of a micro batch, the loss
-                summed over its supervised positions, and sums to report under names that are the same on
-                every call.
+            objective_loss: from the output of the model for a micro batch, the loss summed over its
+                supervised positions, and sums to report under names that are the same on every call. What
+                the output is, only ``token_loss`` and its like know.
             lr: learning rate of this step.
+            accept: whether to apply a step of this loss and gradient norm, both finite; the same answer on
+                every rank. What is not finite is never applied.
 
         Raises:
             StemmaError: the batch is empty.
@@ -160,7 +168,11 @@ class Engine:
         set_learning_rate(self.optimizer, self.training.optimizer, lr)
         values = {name: value / batch.denominator for name, value in sums.items()}
         loss = values.pop("loss")
-        updated, grad_norm = update(self.optimizer, self.training.optimizer, math.isfinite(loss))
+        updated, grad_norm = update(
+            self.optimizer,
+            self.training.optimizer,
+            lambda norm: math.isfinite(loss) and math.isfinite(norm) and accept(loss, norm),
+        )
         return StepResult(loss, grad_norm, values, skipped=not updated)
 
     def evaluate(self, micro_batches: Sequence[MicroBatch]) -> float:

@@ -5,9 +5,6 @@ below. What was written after it (receipts, metrics) is cut off and written agai
 was killed anywhere leaves the same bytes as one that was not.
 """
 
-import math
-import os
-import shutil
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
@@ -19,20 +16,19 @@ import torch.distributed as dist
 from tokenizers import Tokenizer
 
 from pretrain.batch import Objective, StepBatch
-from pretrain.checkpoint import list_checkpoints, prune, step_folder
 from pretrain.convert import write_hf
 from pretrain.engine import Engine, StepResult
+from pretrain.guards import give_up, incident
 from pretrain.launch import Job
+from pretrain.metrics import step_metrics
+from pretrain.monitors import Monitors
 from pretrain.receipts import JsonlLog, receipt
+from pretrain.saving import Checkpoints
 from pretrain.schedule import learning_rate
 from pretrain.validation import Validator
-from stemma.core.errors import DamagedError, StageFailed
-from stemma.core.files import read_json, read_jsonl, sync_folder, write_json
+from stemma.core.files import read_json, read_jsonl, write_json
 from stemma.core.ledger import Ledger, compare
 from stemma.core.progress import Progress
-
-SKIP_LIMIT = 5
-"""Steps of one stage whose loss or gradient may be NaN or infinite before the stage gives up."""
 
 
 class Stopped(Exception):
@@ -53,6 +49,7 @@ class TrainingState:
         objective: the objective's own state.
         logs: position of each log file, by name.
         before: bits per byte per domain before the first step.
+        monitors: state of what is measured along the way.
         skipped: steps that were not applied.
         seconds: spent in steps.
     """
@@ -62,16 +59,30 @@ class TrainingState:
     objective: dict[str, Any] = field(default_factory=dict)
     logs: dict[str, Any] = field(default_factory=dict)
     before: dict[str, float] = field(default_factory=dict)
+    monitors: dict[str, Any] = field(default_factory=dict)
     skipped: int = 0
     seconds: float = 0.0
 
 
 def train(
-    job: Job, engine: Engine, objective: Objective, progress: Progress, stop: Callable[[], bool]
+    job: Job,
+    engine: Engine,
+    objective: Objective,
+    progress: Progress,
+    stop: Callable[[], bool],
+    alive: Callable[[int], None] = lambda step: None,
 ) -> dict[str, Any]:
     """Train a stage from its last good checkpoint to its end, and write the artifact's files.
 
     Called by every rank. Returns the stage's summary.
+
+    Args:
+        job: what to train, and where.
+        engine: holds the model.
+        objective: gives batches and losses.
+        progress: is told what a person should know.
+        stop: whether this rank was asked to stop; read between steps.
+        alive: called with the number of steps done whenever some work was finished.
 
     Raises:
         Stopped: ``stop()`` became true on some rank; the last step is checkpointed.
@@ -79,24 +90,26 @@ def train(
         LedgerMismatch: what was consumed is not what was planned.
         DamagedError: no checkpoint, or the record of an earlier attempt, is usable.
     """
-    return _Run(job, engine, objective, progress, stop).train()
+    return _Run(job, engine, objective, progress, stop, alive).train()
 
 
 class _Run:
     """The loop's working parts. Only rank 0 writes files; every rank keeps the same state."""
 
     def __init__(
-        self, job: Job, engine: Engine, objective: Objective, progress: Progress, stop: Callable[[], bool]
+        self,
+        job: Job,
+        engine: Engine,
+        objective: Objective,
+        progress: Progress,
+        stop: Callable[[], bool],
+        alive: Callable[[int], None],
     ) -> None:
-        self.job, self.engine, self.objective, self.progress, self.stop = (
-            job,
-            engine,
-            objective,
-            progress,
-            stop,
-        )
+        self.job, self.engine, self.objective, self.progress = job, engine, objective, progress
+        self.stop, self.alive = stop, alive
         self.path = Path(job.path)
-        self.checkpoints = Path(job.scratch) / "checkpoint"
+        self.checkpoints = Checkpoints(job, engine, progress)
+        self.monitors = Monitors(job, engine, objective, progress)
         self.validator = Validator(job, engine) if job.validation else None
         self.state = TrainingState()
         self.resumed_from: int | None = None
@@ -114,24 +127,13 @@ class _Run:
 
     def _start(self) -> None:
         """Load the last good checkpoint, else the stage before, else keep the fresh weights."""
-        candidates = _from_first(self.engine, _candidates(self.path, self.checkpoints))
-        damaged: list[str] = []
-        for folder in map(Path, candidates):
-            try:
-                self.state = TrainingState(**self.engine.load(folder))
-            except DamagedError as error:
-                damaged.append(str(error))
-                self.progress.say(f"a damaged checkpoint is passed over: {error}")
-                if self.engine.rank == 0:
-                    _set_aside(folder, self.checkpoints)
-                continue
+        loaded = self.checkpoints.load_last()
+        if loaded is not None:
+            self.state = TrainingState(**loaded)
             self.resumed_from = self.state.step
             self.objective.load_state_dict(self.state.objective)
-            where = step_folder(Path("checkpoint"), self.state.step)
-            self.progress.say(f"continuing {self.job.stage} from step {self.state.step} ({where})")
+            self.monitors.load_state_dict(self.state.monitors)
             return
-        if damaged:
-            self.progress.say(f"no good checkpoint of {self.job.stage} is left; it starts from its beginning")
         if self.job.init:
             self.engine.load(Path(self.job.init), weights_only=not self.job.training.carry_optimizer)
         self.state.before = self._before()
@@ -154,6 +156,8 @@ class _Run:
         while self.state.step < total:
             self._step(self.state.step, total)
             self.state.step += 1
+            self.monitors.after_step(self.state.step)
+            self.alive(self.state.step)
             stopping = self.state.step < total and _any_rank(self.engine, self.stop())
             if stopping or self.state.step == total or self.state.step % every == 0:
                 self._checkpoint()
@@ -174,63 +178,37 @@ class _Run:
         if self.engine.rank == 0:
             line = receipt(step, batch.sha256, result.loss, result.grad_norm, lr)
             self.logs["receipts"].append(line)
-            metrics = self._metrics(step, batch, result, lr, seconds, waited)
+            metrics = step_metrics(step, batch, result, self.ledger.domains, lr, seconds, waited)
             self.logs["metrics"].append(metrics)
             shown = {key: metrics[key] for key in ("loss", "lr", "tokens_per_second")}
             self.progress.step(step + 1, total, **shown, **batch.metrics)
         self._guard(step, batch, result)
 
-    def _metrics(
-        self, step: int, batch: StepBatch, result: StepResult, lr: float, seconds: float, waited: float
-    ) -> dict[str, Any]:
-        """One line of ``metrics.jsonl``: figures for people; clocks are allowed here. NaN becomes null."""
-        tokens = sum(tokens for _, tokens, _ in batch.counts.values())
-        figures = {
-            "step": step,
-            "loss": result.loss,
-            "grad_norm": result.grad_norm,
-            "lr": lr,
-            "tokens": tokens,
-            "seconds": round(seconds, 4),
-            "data_seconds": round(waited, 5),
-            "tokens_per_second": round(tokens / seconds, 1),
-            **losses(batch, result.metrics, self.ledger.domains),
-            **batch.metrics,
-        }
-        return {name: value if math.isfinite(value) else None for name, value in figures.items()}
-
     def _guard(self, step: int, batch: StepBatch, result: StepResult) -> None:
-        """Record a step whose loss or gradient is not finite; the engine did not apply it."""
-        finite = math.isfinite(result.loss) and math.isfinite(result.grad_norm)
-        overflow = result.skipped and self.job.training.precision == "fp16" and math.isfinite(result.loss)
-        if finite or overflow:  # a dynamic loss scale finds its level by overflowing now and then
+        """Record a step that was not applied."""
+        found = incident(step, batch, result, self.job.training.precision)
+        if found is None:
             return
         self.state.skipped += 1
-        incident = {"step": step, "loss": repr(result.loss), "grad_norm": repr(result.grad_norm)}
         if self.engine.rank == 0:
-            self.logs["incidents"].append({**incident, "batch_sha256": batch.sha256, "batch": batch.pedigree})
+            self.logs["incidents"].append(found)
             self.logs["incidents"].sync()
         self.progress.say(
             f"step {step} was not applied: loss {result.loss}, gradient norm {result.grad_norm}"
         )
-        if self.state.skipped > SKIP_LIMIT:
-            raise StageFailed(
-                f"{self.job.stage}: loss or gradient was not finite in {self.state.skipped} steps, "
-                f"the last one step {step}. Their batches are listed in {self.path / 'incidents.jsonl'}. "
-                "Lower the learning rate, or look at these documents."
-            )
+        give_up(self.job.stage, step, self.state.skipped, self.path / "incidents.jsonl")
 
     # --- checkpoints and the end -------------------------------------------------------------------------
 
     def _checkpoint(self) -> None:
         """Save everything, after checking that the plan was kept; then drop the oldest."""
         compare(self.objective.planned(self.state.step), self.ledger)
+        self.monitors.at_checkpoint(self.state.step)
+        self.state.monitors = self.monitors.state_dict()
         self.state.ledger = self.ledger.to_json()
         self.state.objective = self.objective.state_dict()
         self.state.logs = {name: log.sync() for name, log in self.logs.items()}
-        self.engine.save(step_folder(self.checkpoints, self.state.step), asdict(self.state))
-        if self.engine.rank == 0:
-            prune(self.checkpoints, self.job.training.keep_checkpoints)
+        self.checkpoints.save(self.state.step, asdict(self.state))
 
     def _finish(self) -> dict[str, Any]:
         """Write what the artifact consists of. Safe to repeat: each file is a function of the checkpoint."""
@@ -251,10 +229,7 @@ class _Run:
                 log.close()
             if self.logs["incidents"].bytes == 0:
                 (self.path / "incidents.jsonl").unlink()
-            final = step_folder(self.checkpoints, self.state.step)
-            if final.exists():  # else an earlier attempt moved it and was killed before sealing
-                os.rename(final, self.path / "checkpoint")
-                sync_folder(self.path)
+            self.checkpoints.finish(self.state.step)
             summary = self._summary(after)
         return summary
 
@@ -278,29 +253,6 @@ class _Run:
         }
 
 
-def losses(batch: StepBatch, means: dict[str, float], domains: dict[str, str]) -> dict[str, float]:
-    """What an objective reports, ready to be read: ``loss/SOURCE`` per token of it, and ``loss/DOMAIN``.
-
-    Args:
-        batch: the step's batch.
-        means: the objective's sums over all supervised tokens of the batch, as ``StepResult.metrics``
-            holds them.
-        domains: domain of each source.
-    """
-    found: dict[str, float] = {}
-    by_domain: dict[str, tuple[float, int]] = {}
-    for name, mean in means.items():
-        source = name.removeprefix("loss/")
-        if source == name:
-            found[name] = mean
-        elif supervised := batch.counts.get(source, (0, 0, 0))[2]:
-            value = mean * batch.denominator
-            found[name] = value / supervised
-            total, tokens = by_domain.get(domains[source], (0.0, 0))
-            by_domain[domains[source]] = total + value, tokens + supervised
-    return found | {f"loss/{domain}": total / tokens for domain, (total, tokens) in by_domain.items()}
-
-
 def special_ids(tokenizer: Path) -> dict[str, int]:
     """``bos_token_id`` and its like for ``config.json``, without importing transformers: it takes seconds.
 
@@ -318,15 +270,6 @@ def special_ids(tokenizer: Path) -> dict[str, int]:
     return ids
 
 
-def _from_first(engine: Engine, value: Any) -> Any:
-    """Rank 0's value, on every rank."""
-    if engine.world_size == 1:
-        return value
-    box = [value]
-    dist.broadcast_object_list(box, 0)
-    return box[0]
-
-
 def _any_rank(engine: Engine, flag: bool) -> bool:
     """Whether the flag is set on some rank: ranks must stop after the same step."""
     if engine.world_size == 1:
@@ -334,17 +277,3 @@ def _any_rank(engine: Engine, flag: bool) -> bool:
     seen = torch.tensor(int(flag), device=engine.device)
     dist.all_reduce(seen, dist.ReduceOp.MAX)
     return bool(seen)
-
-
-def _candidates(path: Path, checkpoints: Path) -> list[str]:
-    """Where this stage may be continued from, best first: a finished stage's checkpoint was moved already."""
-    final = [path / "checkpoint"] if (path / "checkpoint").exists() else []
-    return [str(folder) for folder in [*final, *reversed(list_checkpoints(checkpoints))]]
-
-
-def _set_aside(folder: Path, checkpoints: Path) -> None:
-    """Keep a damaged checkpoint for inspection, out of the way of the one that will take its name."""
-    aside = checkpoints / f".{folder.name}.damaged"
-    checkpoints.mkdir(exist_ok=True)
-    shutil.rmtree(aside, ignore_errors=True)
-    os.rename(folder, aside)

@@ -1,6 +1,7 @@
 """AdamW through Megatron's optimizer: fp32 masters for half precision, clipping over all ranks."""
 
 import math
+from collections.abc import Callable
 
 import torch
 
@@ -57,12 +58,16 @@ def set_learning_rate(optimizer: MegatronOptimizer, settings: OptimizerConfig, l
 
 
 def update(
-    optimizer: MegatronOptimizer, settings: OptimizerConfig, loss_is_finite: bool
+    optimizer: MegatronOptimizer, settings: OptimizerConfig, accept: Callable[[float], bool]
 ) -> tuple[bool, float]:
-    """Clip and step as ``optimizer.step()`` does, but leave weights and moments alone where a number is not
-    finite.
+    """Clip and step as ``optimizer.step()`` does, but leave weights and moments alone where told to.
 
     Megatron guards only its scaled half precision; one NaN would be in every weight after a plain step.
+
+    Args:
+        optimizer: holds the gradients.
+        settings: clipping.
+        accept: whether to apply a gradient of this norm; the same answer on every rank.
 
     Returns:
         Whether anything was updated, and the norm of the gradient before clipping (infinite on an fp16
@@ -71,7 +76,7 @@ def update(
     if optimizer.prepare_grads():
         return False, math.inf
     norm = float(optimizer.get_grad_norm())
-    if not (loss_is_finite and math.isfinite(norm)):
+    if not accept(norm):
         return False, norm
     for part in optimizer.chained_optimizers:
         if parameters := part.get_parameters():

@@ -31,9 +31,17 @@ class Execution(Config):
     threads: int = Field(2, ge=1, description="OpenMP threads per training process")
     tensor_parallel: int = Field(1, ge=1, description="ranks that share each layer (TP)")
     pipeline_parallel: int = Field(1, ge=1, description="ranks that share the depth (PP)")
+    context_parallel: int = Field(1, ge=1, description="ranks that share each sequence (CP)")
     data_parallel: int = Field(1, ge=1, description="replicas of the model (DP)")
+    sequence_parallel: bool = Field(
+        False, description="tensor-parallel ranks share the positions between layers too (SP)"
+    )
     nodes: int = Field(1, ge=1, description="machines; above 1, torchrun is started once on each")
     rendezvous: str = Field("", description="host:port of the first machine, for nodes above 1")
+    restarts: int = Field(2, ge=0, description="times a training whose process died or hung is started again")
+    hang_seconds: float = Field(
+        1800.0, gt=0, description="seconds without a step after which training counts as hung"
+    )
     sandbox: str = Field("auto", description="backend for model-written code: auto, bwrap, monty")
     offline: bool = Field(False, description="do not ask a package registry")
     lock_timeout: float = Field(
@@ -43,7 +51,8 @@ class Execution(Config):
     @property
     def ranks(self) -> int:
         """Number of training processes."""
-        return self.tensor_parallel * self.pipeline_parallel * self.data_parallel
+        model = self.tensor_parallel * self.pipeline_parallel * self.context_parallel
+        return model * self.data_parallel
 
 
 @dataclass(frozen=True)

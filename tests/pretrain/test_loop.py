@@ -13,8 +13,9 @@ from data_pipeline.curriculum.plan import Plan
 from data_pipeline.tokens.shards import open_shards
 from pretrain.batch import MicroBatch
 from pretrain.engine import Engine
+from pretrain.guards import SKIP_LIMIT
 from pretrain.launch import Job
-from pretrain.loop import SKIP_LIMIT, Stopped, train
+from pretrain.loop import Stopped, train
 from pretrain.objective import LanguageModel
 from stemma.core.artifact import Artifact
 from stemma.core.errors import DamagedError, StageFailed

@@ -1,0 +1,29 @@
+"""Config models of the pretraining room: the shape of the model and how one stage trains it.
+
+Torch-free: ``stemma plan`` and the profile loader read these in milliseconds. How many ranks share the work
+is *not* here: that is ``stemma.core.stage.Execution``, which never changes an artifact's fingerprint.
+"""
+
+from pretrain.config.guards import GuardConfig
+from pretrain.config.loss import LossConfig
+from pretrain.config.model import ModelConfig
+from pretrain.config.monitor import MonitorConfig
+from pretrain.config.optimizer import OptimizerConfig
+from pretrain.config.precision import FP8Config, FP8Recipe, Precision
+from pretrain.config.schedule import ScheduleConfig, ScheduleShape
+from pretrain.config.training import PretrainConfig, TrainingConfig
+
+__all__ = [
+    "FP8Config",
+    "FP8Recipe",
+    "GuardConfig",
+    "LossConfig",
+    "ModelConfig",
+    "MonitorConfig",
+    "OptimizerConfig",
+    "Precision",
+    "PretrainConfig",
+    "ScheduleConfig",
+    "ScheduleShape",
+    "TrainingConfig",
+]
