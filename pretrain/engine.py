@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from pretrain import checkpoint, convert, device
 from pretrain.batch import MicroBatch, StepBatch
 from pretrain.config import ModelConfig, TrainingConfig
-from pretrain.cross_entropy import TokenLoss
+from pretrain.cross_entropy import token_statistics
 from pretrain.model import LanguageModel, build_model, initialize, megatron_config
 from pretrain.optimizer import build_optimizer, set_learning_rate, update
 from stemma.core.errors import StemmaError
@@ -33,7 +33,6 @@ from megatron.core.distributed import (
 )
 from megatron.core.optimizer import MegatronOptimizer
 from megatron.core.pipeline_parallel import get_forward_backward_func
-from megatron.core.tensor_parallel import vocab_parallel_cross_entropy
 
 ObjectiveLoss = Callable[[Tensor, MicroBatch], tuple[Tensor, dict[str, Tensor]]]
 
@@ -213,19 +212,28 @@ class Engine:
         result[:, -1] = 0.0
         return result
 
-    def token_loss(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """Cross entropy of each position in fp32, correct for vocabularies split over tensor-parallel ranks.
+    def token_statistics(
+        self, output: Tensor, labels: Tensor, entropy: bool = False
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Cross entropy, log-normalizer and entropy of each position, in nats and fp32.
+
+        Right for vocabularies split over tensor-parallel ranks: each of them gets the whole answer.
 
         Args:
-            logits: ``[batch, seq, vocab / TP]``; with TP > 1 they are consumed.
+            output: of the model; what it is, only this method knows.
             labels: ``[batch, seq]``, valid token ids everywhere, also where the loss mask is 0.
+            entropy: whether the entropy is wanted: it costs another pass over the logits.
 
         Returns:
-            ``[batch, seq]``.
+            Each ``[batch, seq]``: the cross entropy and the log-normalizer ``logsumexp(z)``, both
+            differentiable, and the entropy without a gradient, or None.
         """
-        if self.tensor_size == 1:
-            return TokenLoss.apply(logits, labels)
-        return vocab_parallel_cross_entropy(logits.transpose(0, 1).contiguous(), labels.t().contiguous()).t()
+        group = parallel_state.get_tensor_model_parallel_group() if self.tensor_size > 1 else None
+        return token_statistics(output, labels, group, entropy)
+
+    def token_loss(self, output: Tensor, labels: Tensor) -> Tensor:
+        """Cross entropy of each position: the first of ``token_statistics``."""
+        return self.token_statistics(output, labels)[0]
 
     def token_logprobs(self, logits: Tensor, labels: Tensor) -> Tensor:
         """Log-probability of each label: ``-token_loss``."""

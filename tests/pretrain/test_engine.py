@@ -7,7 +7,6 @@ import torch
 from pretrain.batch import MicroBatch, StepBatch
 from stemma.core.errors import StemmaError
 from tests.pretrain.helpers import (
-    SEQ,
     VOCAB,
     batch,
     build,
@@ -24,28 +23,6 @@ def engine():
     engine = build()
     yield engine
     engine.close()
-
-
-def test_token_loss_is_cross_entropy_and_so_is_its_gradient(engine, monkeypatch):
-    monkeypatch.setattr(
-        "pretrain.cross_entropy.TokenLoss.BLOCK", 3 * VOCAB
-    )  # several blocks, the last one short
-    generator = torch.Generator().manual_seed(0)
-    logits = (5 * torch.randn(SEQ, 2, VOCAB, generator=generator)).transpose(0, 1)
-    labels = torch.randint(0, VOCAB, (2, SEQ), generator=generator)
-    weights = torch.randn(2, SEQ, generator=generator)
-    mine, reference = logits.clone().requires_grad_(), logits.double().requires_grad_()
-    loss = engine.token_loss(mine, labels)
-    expected = torch.nn.functional.cross_entropy(reference.transpose(1, 2), labels, reduction="none")
-    torch.testing.assert_close(loss.double(), expected, atol=2e-6, rtol=1e-6)
-    (loss * weights).sum().backward()
-    (expected * weights).sum().backward()
-    torch.testing.assert_close(mine.grad.double(), reference.grad, atol=1e-6, rtol=1e-5)
-
-
-def test_huge_logits_do_not_overflow(engine):
-    logits = torch.tensor([[[3e38, -3e38, 0.0]]])
-    assert engine.token_loss(logits, torch.tensor([[0]])).item() == 0.0
 
 
 def test_training_learns_a_batch_by_heart(engine):
