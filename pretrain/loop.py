@@ -21,7 +21,7 @@ from pretrain.engine import Engine, StepResult
 from pretrain.guards import give_up, incident
 from pretrain.launch import Job
 from pretrain.metrics import step_metrics
-from pretrain.monitors import Monitors
+from pretrain.monitors.watch import Monitors
 from pretrain.receipts import JsonlLog, receipt
 from pretrain.saving import Checkpoints
 from pretrain.schedule import learning_rate
@@ -118,7 +118,7 @@ class _Run:
         if engine.rank == 0:
             self.logs = {
                 name: JsonlLog(self.path / f"{name}.jsonl", self.state.logs.get(name))
-                for name in ("receipts", "metrics", "incidents")
+                for name in ("receipts", "metrics", "incidents", "monitors")
             }
         domains = objective.planned(0).domains
         self.ledger = Ledger.from_json(self.state.ledger) if self.state.ledger else Ledger(domains)
@@ -154,9 +154,12 @@ class _Run:
     def train(self) -> dict[str, Any]:
         total, every = self.objective.total_steps, self.job.training.checkpoint_every
         while self.state.step < total:
+            self.monitors.before_step(self.state.step)
             self._step(self.state.step, total)
             self.state.step += 1
-            self.monitors.after_step(self.state.step)
+            for record in self.monitors.after_step(self.state.step):
+                if self.engine.rank == 0:
+                    self.logs["monitors"].append(record)
             self.alive(self.state.step)
             stopping = self.state.step < total and _any_rank(self.engine, self.stop())
             if stopping or self.state.step == total or self.state.step % every == 0:
@@ -203,7 +206,6 @@ class _Run:
     def _checkpoint(self) -> None:
         """Save everything, after checking that the plan was kept; then drop the oldest."""
         compare(self.objective.planned(self.state.step), self.ledger)
-        self.monitors.at_checkpoint(self.state.step)
         self.state.monitors = self.monitors.state_dict()
         self.state.ledger = self.ledger.to_json()
         self.state.objective = self.objective.state_dict()
@@ -227,8 +229,9 @@ class _Run:
             write_json(self.path / "ledger.json", ledger)
             for log in self.logs.values():
                 log.close()
-            if self.logs["incidents"].bytes == 0:
-                (self.path / "incidents.jsonl").unlink()
+            for name in ("incidents", "monitors"):
+                if self.logs[name].bytes == 0:
+                    (self.path / f"{name}.jsonl").unlink()
             self.checkpoints.finish(self.state.step)
             summary = self._summary(after)
         return summary

@@ -6,6 +6,7 @@ so that memory stays the same: ``micro_batch_size * first length // length`` seq
 """
 
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +54,7 @@ class LanguageModel:
         self.micro_batch_size = training.micro_batch_size
         self.rope_theta, self.default_theta = rope_theta, engine.rope_theta
         self.current_theta = engine.rope_theta
+        self.observe: Callable[[Tensor, MicroBatch], None] | None = None  # sees losses [batch, seq] in nats
         self.total_steps = plan.total_steps
         self.sources = sorted({name for phase in plan.phases for name in phase.counts})
         if missing := [name for name in self.sources if name not in shards]:
@@ -89,7 +91,10 @@ class LanguageModel:
 
     def loss(self, output: Tensor, micro: MicroBatch) -> tuple[Tensor, dict[str, Tensor]]:
         """Summed cross entropy of a micro batch, and the same by source as ``loss/SOURCE``."""
-        rows = (self.engine.token_loss(output, micro.labels) * micro.loss_mask).sum(dim=1)
+        each = self.engine.token_loss(output, micro.labels)
+        if self.observe is not None:
+            self.observe(each.detach(), micro)
+        rows = (each * micro.loss_mask).sum(dim=1)
         by_source = rows.detach()
         sums = {
             f"loss/{source}": by_source[
