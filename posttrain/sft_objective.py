@@ -1,4 +1,4 @@
-"""The SFT objective: cross entropy of what the assistant wrote, one conversation per row."""
+"""The SFT objective: the tokens the assistant wrote, one conversation per row."""
 
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from posttrain.padded import padded_batch
 from pretrain.batch import MicroBatch, Sample, StepBatch
 from pretrain.engine import Engine
 from pretrain.launch import Job
+from pretrain.losses import by_source, next_token_loss
 from stemma.core.files import write_json
 from stemma.core.ledger import Ledger
 from tokenizer.load import load
@@ -35,6 +36,7 @@ class FineTuning:
         self.conversations = conversations
         self.rows = config.training.global_batch_size
         self.micro_batch_size = config.training.micro_batch_size
+        self.loss_config = config.training.loss
         self.total_steps = config.steps
         sizes = {family: len(found) for family, found in conversations.items()}
         self.order = Order(sizes, config.families, self.rows * config.steps, self.rows, config.seed)
@@ -45,16 +47,9 @@ class FineTuning:
         return padded_batch(samples, self.micro_batch_size, engine.data_rank, engine.data_size)
 
     def loss(self, output: Tensor, micro: MicroBatch) -> tuple[Tensor, dict[str, Tensor]]:
-        """Summed cross entropy of the assistant's tokens, and the same by family as ``loss/FAMILY``."""
-        rows = (self.engine.token_loss(output, micro.labels) * micro.loss_mask).sum(dim=1)
-        by_family = rows.detach()
-        sums = {
-            f"loss/{family}": by_family[
-                [row for row, name in enumerate(micro.sources) if name == family]
-            ].sum()
-            for family in self.order.families
-        }
-        return rows.sum(), sums
+        """The summed loss of the assistant's tokens, and their cross entropy by family as ``loss/FAMILY``."""
+        total, cross_entropy, sums = next_token_loss(self.engine, output, micro, self.loss_config)
+        return total, sums | by_source(cross_entropy, micro, list(self.order.families))
 
     def planned(self, step: int) -> Ledger:
         """What the first ``step`` steps consist of, by the order's arithmetic."""

@@ -18,6 +18,7 @@ from pretrain import checkpoint, convert, device
 from pretrain.batch import MicroBatch, StepBatch
 from pretrain.config import ModelConfig, TrainingConfig
 from pretrain.cross_entropy import token_statistics
+from pretrain.losses import WEIGHT
 from pretrain.model import LanguageModel, build_model, initialize, megatron_config
 from pretrain.optimizer import build_optimizer, set_learning_rate, update
 from stemma.core.errors import StemmaError
@@ -148,8 +149,9 @@ class Engine:
         Args:
             batch: this data-parallel rank's share of the step.
             objective_loss: from the output of the model for a micro batch, the loss summed over its
-                supervised positions, and sums to report under names that are the same on every call. What
-                the output is, only ``token_loss`` and its like know.
+                supervised positions, and sums to report under names that are the same on every call. A sum
+                under the name ``losses.WEIGHT`` takes the place of the batch's denominator under the loss.
+                What the output is, only ``token_statistics`` and its like know.
             lr: learning rate of this step.
             accept: whether to apply a step of this loss and gradient norm, both finite; the same answer on
                 every rank. What is not finite is never applied.
@@ -164,9 +166,12 @@ class Engine:
         self.ddp.zero_grad_buffer()
         self.optimizer.zero_grad()
         sums = self._run(batch.micro, objective_loss, batch.denominator, train=True)
+        weight = sums.pop(WEIGHT, batch.denominator)
+        if weight != batch.denominator:  # the loss is linear in it, so that it need not be known beforehand
+            self.ddp.scale_gradients(batch.denominator / weight)
         set_learning_rate(self.optimizer, self.training.optimizer, lr)
+        loss = sums.pop("loss") / weight
         values = {name: value / batch.denominator for name, value in sums.items()}
-        loss = values.pop("loss")
         updated, grad_norm = update(
             self.optimizer,
             self.training.optimizer,

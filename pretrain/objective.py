@@ -1,4 +1,4 @@
-"""The language-model objective: next-token cross entropy over the samples of a plan.
+"""The language-model objective: the next tokens of a plan's samples.
 
 The plan fixes the batches. ``training.global_batch_size`` counts sequences at the stage's *first* phase's
 length; phases of other lengths keep the tokens per step, and the micro batch shrinks or grows with them,
@@ -20,6 +20,7 @@ from pretrain.batch import MicroBatch, Sample, StepBatch, batch_digest, micro_ba
 from pretrain.config import TrainingConfig
 from pretrain.engine import Engine
 from pretrain.launch import Job
+from pretrain.losses import by_source, next_token_loss
 from stemma.core.errors import StemmaError
 from stemma.core.ledger import Ledger
 
@@ -52,6 +53,7 @@ class LanguageModel:
         self.engine, self.plan, self.shards = engine, plan, shards
         self.base_length = plan.phases[0].sequence_length
         self.micro_batch_size = training.micro_batch_size
+        self.loss_config = training.loss
         self.rope_theta, self.default_theta = rope_theta, engine.rope_theta
         self.current_theta = engine.rope_theta
         self.observe: Callable[[Tensor, MicroBatch], None] | None = None  # sees losses [batch, seq] in nats
@@ -90,19 +92,9 @@ class LanguageModel:
         )
 
     def loss(self, output: Tensor, micro: MicroBatch) -> tuple[Tensor, dict[str, Tensor]]:
-        """Summed cross entropy of a micro batch, and the same by source as ``loss/SOURCE``."""
-        each = self.engine.token_loss(output, micro.labels)
-        if self.observe is not None:
-            self.observe(each.detach(), micro)
-        rows = (each * micro.loss_mask).sum(dim=1)
-        by_source = rows.detach()
-        sums = {
-            f"loss/{source}": by_source[
-                [row for row, name in enumerate(micro.sources) if name == source]
-            ].sum()
-            for source in self.sources
-        }
-        return rows.sum(), sums
+        """The summed loss of a micro batch, and its plain cross entropy by source as ``loss/SOURCE``."""
+        total, cross_entropy, sums = next_token_loss(self.engine, output, micro, self.loss_config)
+        return total, sums | by_source(cross_entropy, micro, self.sources)
 
     def planned(self, step: int) -> Ledger:
         """What the first ``step`` steps consist of, by the plan's arithmetic."""
