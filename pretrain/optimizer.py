@@ -6,7 +6,8 @@ from collections.abc import Callable
 import torch
 
 from pretrain import device
-from pretrain.config import OptimizerConfig
+from pretrain.config import LossScaleConfig, OptimizerConfig
+from pretrain.precision import loss_scale_fields
 
 # isort: split
 from megatron.core.distributed import DistributedDataParallel
@@ -17,7 +18,11 @@ from megatron.core.transformer import TransformerConfig
 
 
 def build_optimizer(
-    model: DistributedDataParallel, config: TransformerConfig, settings: OptimizerConfig, distributed: bool
+    model: DistributedDataParallel,
+    config: TransformerConfig,
+    settings: OptimizerConfig,
+    distributed: bool,
+    loss_scale: LossScaleConfig | None = None,
 ) -> MegatronOptimizer:
     """Megatron's optimizer for a wrapped model.
 
@@ -26,6 +31,7 @@ def build_optimizer(
         config: Megatron's config of the model, for its precision.
         settings: AdamW and clipping.
         distributed: each data-parallel rank keeps its own part of the moments (ZeRO-1).
+        loss_scale: of fp16; None: the defaults.
     """
     with device.cuda_answered():
         optimizer = get_megatron_optimizer(
@@ -40,6 +46,7 @@ def build_optimizer(
                 bf16=config.bf16,
                 fp16=config.fp16,
                 params_dtype=config.params_dtype,
+                **loss_scale_fields(loss_scale or LossScaleConfig()),
                 use_distributed_optimizer=distributed,
             ),
             [model],

@@ -9,15 +9,17 @@ from pretrain.config.loss import LossConfig
 from pretrain.config.model import ModelConfig
 from pretrain.config.monitor import MonitorConfig
 from pretrain.config.optimizer import OptimizerConfig
-from pretrain.config.precision import FP8Config, FP8Recipe, Precision
+from pretrain.config.precision import FP8Config, FP8Format, FP8Recipe, LossScaleConfig, Precision
 from pretrain.config.schedule import ScheduleConfig, ScheduleShape
 from pretrain.config.training import PretrainConfig, TrainingConfig
 
 __all__ = [
     "FP8Config",
+    "FP8Format",
     "FP8Recipe",
     "GuardConfig",
     "LossConfig",
+    "LossScaleConfig",
     "ModelConfig",
     "MonitorConfig",
     "OptimizerConfig",

@@ -9,7 +9,7 @@ from pretrain.config.loss import LossConfig
 from pretrain.config.model import ModelConfig
 from pretrain.config.monitor import MonitorConfig
 from pretrain.config.optimizer import OptimizerConfig
-from pretrain.config.precision import FP8Config, Precision
+from pretrain.config.precision import FP8Config, LossScaleConfig, Precision
 from pretrain.config.schedule import ScheduleConfig
 from stemma.core.config import Config, execution_field
 
@@ -28,9 +28,11 @@ class TrainingConfig(Config):
     optimizer: OptimizerConfig = Field(OptimizerConfig(), description="AdamW and clipping")
     loss: LossConfig = Field(LossConfig(), description="what is minimized over next tokens")
     precision: Precision = Field(
-        "fp32", description="number format of the matrix products; fp8 needs a Hopper GPU"
+        "fp32",
+        description="number format of the matrix products; fp8 needs a GPU that has it, or fp8.simulate",
     )
     fp8: FP8Config = Field(FP8Config(), description="scaling, with precision: fp8")
+    loss_scale: LossScaleConfig = Field(LossScaleConfig(), description="with precision: fp16")
     guards: GuardConfig = Field(GuardConfig(), description="what happens when a step goes wrong")
     monitor: MonitorConfig = Field(MonitorConfig(), description="what is measured along the way")
     rope_theta: float | None = Field(
