@@ -7,8 +7,8 @@ data-parallel ranks can each read only their own share and still agree on the SH
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -82,6 +82,17 @@ class MicroBatch:
     extra: dict[str, Tensor] = field(default_factory=dict)
     cu_seqlens: Tensor | None = None
 
+    def each(self, change: Callable[[Tensor], Tensor]) -> MicroBatch:
+        """The micro batch with every ``[batch, seq]`` tensor changed alike."""
+        return replace(
+            self,
+            tokens=change(self.tokens),
+            labels=change(self.labels),
+            loss_mask=change(self.loss_mask),
+            position_ids=change(self.position_ids),
+            extra={name: change(value) for name, value in self.extra.items()},
+        )
+
 
 @dataclass
 class StepBatch:
@@ -93,6 +104,7 @@ class StepBatch:
         sha256: of the global batch, the same on any topology.
         denominator: supervised tokens of the global batch; the step's loss is the summed loss over this.
         pedigree: where this rank's rows come from.
+        phase: of the plan, where losses may be of another level than in the phase before.
         metrics: figures the objective knows of the global batch, such as the mean reward.
     """
 
@@ -101,6 +113,7 @@ class StepBatch:
     sha256: str
     denominator: float
     pedigree: list[dict[str, Any]] = field(default_factory=list)
+    phase: int = 0
     metrics: dict[str, float] = field(default_factory=dict)
 
 

@@ -12,7 +12,7 @@ length.
 from dataclasses import dataclass
 
 from pretrain.config import ModelConfig, Precision
-from stemma.core.errors import StemmaError
+from pretrain.topology import Topology
 
 GIB = 1 << 30
 
@@ -24,57 +24,6 @@ DEVICES: dict[str, tuple[float, int]] = {
     "h200": (989e12, 141 * GIB),
     "b200": (2250e12, 180 * GIB),
 }
-
-
-class TopologyError(StemmaError):
-    """A model cannot be split over ranks as asked."""
-
-    exit_code = 2
-
-
-@dataclass(frozen=True)
-class Topology:
-    """How ranks share one model.
-
-    Attributes:
-        tensor: ranks that share each layer (TP).
-        pipeline: ranks that share the depth (PP).
-        context: ranks that share each sequence (CP).
-        data: replicas (DP). The optimizer's state is sharded over ``data * context`` ranks.
-    """
-
-    tensor: int = 1
-    pipeline: int = 1
-    context: int = 1
-    data: int = 1
-
-    @property
-    def ranks(self) -> int:
-        """Devices in use."""
-        return self.tensor * self.pipeline * self.context * self.data
-
-    def check(self, model: ModelConfig) -> None:
-        """Require that the model divides.
-
-        Raises:
-            TopologyError: names every size that does not divide by the ranks that share it.
-        """
-        shared = {
-            "num_attention_heads": (model.num_attention_heads, self.tensor),
-            "ffn_hidden_size": (model.ffn_hidden_size, self.tensor),
-            "vocab_size": (model.vocab_size, self.tensor),
-            "kv_lora_rank + qk_rope_head_dim": (model.kv_lora_rank + model.qk_rope_head_dim, self.tensor),
-            "q_lora_rank": (model.q_lora_rank or 0, self.tensor),
-            "num_layers": (model.num_layers, self.pipeline),
-        }
-        problems = [
-            f"  {name} = {size} does not divide by {by}" for name, (size, by) in shared.items() if size % by
-        ]
-        if problems:
-            raise TopologyError(
-                f"tensor {self.tensor} x pipeline {self.pipeline} ranks do not divide this model:\n"
-                + "\n".join(problems)
-            )
 
 
 def forward_flops(model: ModelConfig, sequence_length: int, causal: bool = True) -> int:

@@ -21,8 +21,11 @@ and checkpoints are put together. The whole list, each with why it is there:
    in for it, also keeps a step per parameter, which Megatron restores beforehand and then trips over; before
    the first step it has none, and Megatron asserts that it has one.
 
-Random numbers need no answer: the model has no dropout, and its weights are drawn by ``pretrain.model``, not
-Megatron.
+8. Recomputed layers set back the CUDA generator, and rotary angles of context-parallel ranks are cut with a
+   pinned index: the one does nothing, the other cuts with an ordinary one.
+
+Random numbers need no answer else: the model has no dropout, and its weights are drawn by ``pretrain.model``,
+not Megatron.
 """
 
 import contextlib
@@ -156,6 +159,14 @@ def _load_states_of_torch_adamw(distributed_optimizer: Any) -> None:
     distributed_optimizer.state_dict = state_dict
 
 
+def _angles_of_this_rank(
+    angles: torch.Tensor, dimension: int, group: torch.distributed.ProcessGroup
+) -> torch.Tensor:
+    """The rotary angles of the positions a context-parallel rank holds: Megatron's zigzag."""
+    chunks = angles.chunk(2 * group.size(), dimension)
+    return torch.cat([chunks[group.rank()], chunks[2 * group.size() - 1 - group.rank()]], dimension)
+
+
 def _prepare_megatron_for_cpu() -> None:
     torch.cuda.current_device = lambda: CPU  # type: ignore[assignment, return-value]
     torch.cuda.synchronize = lambda device=None: None
@@ -167,8 +178,10 @@ def _prepare_megatron_for_cpu() -> None:
             from megatron.core import utils
             from megatron.core.distributed import param_and_grad_buffer
             from megatron.core.models import backends  # noqa: F401  (warns too)
+            from megatron.core.models.common.embeddings import rotary_pos_embedding
             from megatron.core.optimizer import clip_grads, distrib_optimizer, grad_scaler, optimizer
             from megatron.core.pipeline_parallel import schedules
+            from megatron.core.tensor_parallel import random
             from megatron.core.transformer import multi_latent_attention
     finally:
         torch.compile = compile_
@@ -185,6 +198,9 @@ def _prepare_megatron_for_cpu() -> None:
         module.torch = proxy
     optimizer.clip_grad_by_total_norm_fp32 = _clip_grad_by_total_norm
     multi_latent_attention.HAVE_TE = False
+    rotary_pos_embedding.get_pos_emb_on_this_cp_rank = _angles_of_this_rank
+    random._get_cuda_rng_state = lambda *_, **__: None
+    random._set_cuda_rng_state = lambda *_, **__: None
     _load_states_of_torch_adamw(distrib_optimizer.DistributedOptimizer)
 
 

@@ -14,13 +14,14 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from pretrain import checkpoint, convert, device
+from pretrain import checkpoint, context, convert, device
 from pretrain.batch import MicroBatch, StepBatch
 from pretrain.config import ModelConfig, TrainingConfig
 from pretrain.cross_entropy import token_statistics
 from pretrain.losses import WEIGHT
 from pretrain.model import LanguageModel, build_model, initialize, megatron_config
 from pretrain.optimizer import build_optimizer, set_learning_rate, update
+from pretrain.topology import Topology
 from stemma.core.errors import StemmaError
 from stemma.core.stage import Execution
 
@@ -34,6 +35,7 @@ from megatron.core.distributed import (
 )
 from megatron.core.optimizer import MegatronOptimizer
 from megatron.core.pipeline_parallel import get_forward_backward_func
+from megatron.core.tensor_parallel.random import initialize_rng_tracker
 
 ObjectiveLoss = Callable[[Tensor, MicroBatch], tuple[Tensor, dict[str, Tensor]]]
 
@@ -63,6 +65,7 @@ class Engine:
         self,
         model: ModelConfig,
         training: TrainingConfig,
+        topology: Topology,
         module: LanguageModel,
         ddp: DistributedDataParallel,
         optimizer: MegatronOptimizer,
@@ -70,6 +73,7 @@ class Engine:
     ) -> None:
         self.model = model
         self.training = training
+        self.topology = topology
         self.module = module
         self.ddp = ddp
         self.optimizer = optimizer
@@ -80,6 +84,8 @@ class Engine:
         self.data_rank = parallel_state.get_data_parallel_rank()
         self.data_size = parallel_state.get_data_parallel_world_size()
         self.tensor_size = parallel_state.get_tensor_model_parallel_world_size()
+        self.context_group = parallel_state.get_context_parallel_group()
+        self.pipeline_size = parallel_state.get_pipeline_model_parallel_world_size()
         self.is_first_stage = parallel_state.is_pipeline_first_stage()
         self.is_last_stage = parallel_state.is_pipeline_last_stage()
 
@@ -104,14 +110,13 @@ class Engine:
                 takes several times as long with it, so there it is used in tests only.
 
         Raises:
-            StemmaError: the number of processes is not TP x PP x DP, or the precision or the split is
+            StemmaError: the number of processes is not TP x PP x CP x DP, or the precision or the split is
             impossible.
         """
         where = device.start(execution.threads)
-        join(execution)
-        config = megatron_config(
-            model, training.precision, execution.tensor_parallel, execution.pipeline_parallel
-        )
+        topology = Topology.of(execution)
+        join(topology)
+        config = megatron_config(model, training.precision, topology, training.recompute)
         module = build_model(model, config)
         initialize(module, model, training.seed)
         module = module.to(where, config.params_dtype)
@@ -128,7 +133,7 @@ class Engine:
         config.finalize_model_grads_func = _finalize_gradients
         if training.precision == "fp16":
             config.grad_scale_func = optimizer.scale_loss
-        return cls(model, training, module, ddp, optimizer, where)
+        return cls(model, training, topology, module, ddp, optimizer, where)
 
     def close(self) -> None:
         """Leave the other ranks; the process can build another engine afterwards."""
@@ -209,9 +214,12 @@ class Engine:
 
         with torch.no_grad():
             self._run([micro], keep, 1.0, train=False)
-        result = kept[0] if kept else torch.empty(tokens.shape, dtype=torch.float32, device=self.device)
-        result = result.contiguous()
-        if self.world_size > self.data_size * self.tensor_size:
+        if kept:  # on the last stage; of this rank's positions, and of those rows were padded with
+            whole = context.whole_rows(kept[0].t(), self.context_group).t()
+            result = whole[:, : tokens.shape[1]].contiguous()
+        else:
+            result = torch.empty(tokens.shape, dtype=torch.float32, device=self.device)
+        if self.pipeline_size > 1:
             last = parallel_state.get_pipeline_model_parallel_last_rank()
             dist.broadcast(result, last, parallel_state.get_pipeline_model_parallel_group())
         result[:, -1] = 0.0
@@ -252,12 +260,17 @@ class Engine:
     def _run(
         self, micro_batches: list[MicroBatch], objective_loss: ObjectiveLoss, denominator: float, train: bool
     ) -> dict[str, float]:
-        """Pass micro batches forward (and backward) through all stages. Sums over replicas, on every rank."""
+        """Pass micro batches forward (and backward) through all stages. Sums over replicas, on every rank.
+
+        With context parallelism model and objective see this rank's positions only, of all that a micro
+        batch has by position, and padding where the ranks do not divide the rows.
+        """
 
         def forward_step(
             batches: Iterator[MicroBatch], model: nn.Module
         ) -> tuple[Tensor, Callable[..., Any]]:
-            micro = self._to_device(next(batches))
+            part = context.own_part(next(batches), self.context_group.rank(), self.context_group.size())
+            micro = self._to_device(part)
             output = model(micro.tokens, micro.position_ids, micro.cu_seqlens)
 
             def loss(output: Tensor) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
@@ -269,6 +282,7 @@ class Engine:
 
             return output, loss
 
+        micro_batches = [context.padded(micro, self.topology.length_multiple) for micro in micro_batches]
         shapes = [micro.tokens.shape for micro in micro_batches]
         self.module.config.variable_seq_lengths = (
             len(set(shapes)) > 1
@@ -288,25 +302,21 @@ class Engine:
         if not device.ON_CUDA:
             return micro
         to = {"device": self.device, "non_blocking": True}
-        return MicroBatch(
-            micro.tokens.to(**to),
-            micro.labels.to(**to),
-            micro.loss_mask.to(**to),
-            micro.position_ids.to(**to),
-            micro.sources,
-            {name: value.to(**to) for name, value in micro.extra.items()},
-            None if micro.cu_seqlens is None else micro.cu_seqlens.to(**to),
-        )
+        moved = micro.each(lambda x: x.to(**to))
+        if micro.cu_seqlens is not None:
+            moved.cu_seqlens = micro.cu_seqlens.to(**to)
+        return moved
 
     def _sum_over_ranks(self, results: list[dict[str, Tensor]]) -> dict[str, float]:
-        """Add up micro batches in float64, then replicas; the last stage tells the others."""
+        """Add up micro batches in float64, then the ranks that had others; the last stage tells the rest."""
         totals = {name: sum(result[name].double() for result in results) for name in (results or [{}])[0]}
-        if self.data_size > 1 and totals:
+        group = parallel_state.get_data_parallel_group(with_context_parallel=True)
+        if group.size() > 1 and totals:
             stacked = torch.stack([torch.as_tensor(value) for value in totals.values()])
-            dist.all_reduce(stacked, group=parallel_state.get_data_parallel_group())
+            dist.all_reduce(stacked, group=group)
             totals = dict(zip(totals, stacked))
         values = {name: float(value) for name, value in totals.items()}
-        if self.world_size > self.data_size * self.tensor_size:
+        if self.pipeline_size > 1:
             box = [values]
             last = parallel_state.get_pipeline_model_parallel_last_rank()
             dist.broadcast_object_list(box, last, parallel_state.get_pipeline_model_parallel_group())
@@ -356,29 +366,33 @@ class Engine:
         return extra
 
 
-def join(execution: Execution) -> None:
+def join(topology: Topology) -> None:
     """Initialise torch.distributed and Megatron's groups, or keep those of this topology.
 
     Raises:
-        StemmaError: the number of processes is not TP x PP x DP.
+        StemmaError: the number of processes is not TP x PP x CP x DP.
     """
     if not dist.is_initialized():
         if dist.is_torchelastic_launched():
             dist.init_process_group(device.backend())
         else:
             dist.init_process_group(device.backend(), store=dist.HashStore(), rank=0, world_size=1)
-    if dist.get_world_size() != execution.ranks:
+    if dist.get_world_size() != topology.ranks:
         raise StemmaError(
-            f"this run has {dist.get_world_size()} processes, but needs {execution.ranks}: tensor_parallel "
-            f"{execution.tensor_parallel} x pipeline_parallel {execution.pipeline_parallel} x data_parallel "
-            f"{execution.data_parallel}"
+            f"this run has {dist.get_world_size()} processes, but needs {topology.ranks}: tensor_parallel "
+            f"{topology.tensor} x pipeline_parallel {topology.pipeline} x context_parallel "
+            f"{topology.context} x data_parallel {topology.data}"
         )
     if parallel_state.model_parallel_is_initialized():
         parallel_state.destroy_model_parallel()
     parallel_state.initialize_model_parallel(
-        tensor_model_parallel_size=execution.tensor_parallel,
-        pipeline_model_parallel_size=execution.pipeline_parallel,
+        tensor_model_parallel_size=topology.tensor,
+        pipeline_model_parallel_size=topology.pipeline,
+        context_parallel_size=topology.context,
     )
+    # Nothing is drawn at random while training. Sequence parallelism asks for generators all the same; those
+    # of inference are none.
+    initialize_rng_tracker(inference_rng_tracker=True)
 
 
 def _finalize_gradients(model: list[nn.Module], _num_tokens: Tensor | None = None, **kwargs: Any) -> None:

@@ -15,9 +15,9 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
 
-from kernels.attention.reference import causal_attention
-from pretrain import device
+from pretrain import context, device
 from pretrain.config import ModelConfig, Precision
+from pretrain.topology import Topology
 from stemma.core.errors import StemmaError
 
 # isort: split
@@ -27,12 +27,14 @@ from megatron.core.models.gpt import GPTModel
 from megatron.core.models.gpt.gpt_layer_specs import get_gpt_layer_local_spec
 from megatron.core.tensor_parallel import (
     gather_from_tensor_model_parallel_region,
+    scatter_to_sequence_parallel_region,
     set_tensor_model_parallel_attributes,
 )
 from megatron.core.transformer import ModuleSpec, TransformerConfig
 from megatron.core.transformer.enums import AttnMaskType
 from megatron.core.transformer.module import MegatronModule
 from megatron.core.transformer.multi_latent_attention import MLASelfAttention
+from megatron.core.transformer.transformer_block import TransformerBlockSubmodules
 from megatron.core.transformer.transformer_config import MLATransformerConfig
 
 EMBEDDING = "embedding.word_embeddings.weight"
@@ -59,17 +61,24 @@ class CausalAttention(MegatronModule):
         """Attend causally.
 
         Args:
-            query, key: ``[seq, batch, heads, d_qk]``.
-            value: ``[seq, batch, heads, d_v]``.
+            query, key: ``[seq / CP, batch, heads, d_qk]``, in the layout of ``pretrain.context``.
+            value: ``[seq / CP, batch, heads, d_v]``.
             attention_mask: where documents begin (``cu_seqlens`` of ``causal_attention``: this model's
                 meaning of Megatron's argument), or None for one document per row.
 
         Returns:
-            ``[seq, batch, heads * d_v]``.
+            ``[seq / CP, batch, heads * d_v]``.
         """
-        query, key, value = (x.permute(1, 2, 0, 3) for x in (query, key, value))
-        out = causal_attention(query, key, value, self.softmax_scale, attention_mask)
-        return out.permute(2, 0, 1, 3).flatten(2)
+        group = parallel_state.get_context_parallel_group()
+        return context.attention(query, key, value, self.softmax_scale, attention_mask, group).flatten(2)
+
+
+class Norm(torch.nn.RMSNorm):
+    """RMSNorm. Sequence-parallel ranks each norm some of the positions, so their weight's gradients add up."""
+
+    def __init__(self, config: TransformerConfig, hidden_size: int, eps: float = 1e-5, **_: object) -> None:
+        super().__init__(hidden_size, eps=eps)
+        self.weight.sequence_parallel = config.sequence_parallel  # Megatron adds up what bears this mark
 
 
 class _SumGradient(torch.autograd.Function):
@@ -94,7 +103,9 @@ class LatentAttention(MLASelfAttention):
     """Megatron's latent attention, with the gradient of the rotary key summed over tensor-parallel ranks.
 
     All heads share one rotary key, and each rank has some of the heads. Megatron's gather of the down
-    projection hands each rank its own heads' gradient only, and training drifts from that of one rank.
+    projection hands each rank its own heads' gradient only, and training drifts from that of one rank. With
+    sequence parallelism each rank gets its positions of latent and rotary key, as Megatron expects of a down
+    projection that is not split; it then gathers the positions of both, and adds up their gradients.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -104,6 +115,8 @@ class LatentAttention(MLASelfAttention):
 
     def _join(self, _module: object, _inputs: object, output: tuple[Tensor, Tensor | None]) -> Any:
         whole = gather_from_tensor_model_parallel_region(output[0])
+        if self.config.sequence_parallel:
+            return scatter_to_sequence_parallel_region(whole), output[1]
         widths = [self.config.kv_lora_rank, self.config.qk_pos_emb_head_dim]
         latent, rotary = whole.split(widths, dim=-1)  # the latent's gradient is summed by the up projection
         return torch.cat([latent, _SumGradient.apply(rotary)], -1), output[1]
@@ -135,31 +148,28 @@ class LanguageModel(GPTModel):
 def megatron_config(
     model: ModelConfig,
     precision: Precision = "fp32",
-    tensor_parallel: int = 1,
-    pipeline_parallel: int = 1,
+    topology: Topology = Topology(),
+    recompute: bool = False,
 ) -> MLATransformerConfig:
     """Megatron's config of a model.
 
     The fields of bf16, fp16 and fp8 are set as Megatron documents them; only fp32 has run on a device so far.
 
+    Args:
+        model: its shape.
+        precision: number format of the matrix products.
+        topology: how ranks share it.
+        recompute: keep each layer's input only, and compute the rest again in the backward pass.
+
     Raises:
-        StemmaError: the precision needs CUDA and there is none, or the ranks do not divide the model.
+        StemmaError: the precision needs CUDA and there is none.
+        TopologyError: the ranks do not divide the model.
     """
     if precision != "fp32" and not device.ON_CUDA:
         raise StemmaError(
             f"precision {precision} needs a CUDA device and this machine has none. Use precision: fp32 here."
         )
-    divided = {"num_attention_heads": model.num_attention_heads, "ffn_hidden_size": model.ffn_hidden_size}
-    divided |= {"vocab_size": model.vocab_size, "kv_lora_rank + qk_rope_head_dim": _kv_down(model)}
-    if model.q_lora_rank is not None:
-        divided["q_lora_rank"] = model.q_lora_rank
-    uneven = [f"{name} ({value})" for name, value in divided.items() if value % tensor_parallel]
-    if uneven or model.num_layers % pipeline_parallel:
-        uneven += [f"num_layers ({model.num_layers})"] if model.num_layers % pipeline_parallel else []
-        raise StemmaError(
-            f"tensor_parallel {tensor_parallel} and pipeline_parallel {pipeline_parallel} must divide the "
-            f"model: they do not divide {', '.join(uneven)}"
-        )
+    topology.check(model)
     dtype = {"fp32": torch.float32, "fp16": torch.float16}.get(precision, torch.bfloat16)
     return MLATransformerConfig(
         num_layers=model.num_layers,
@@ -186,8 +196,13 @@ def megatron_config(
         bias_dropout_fusion=False,
         gradient_accumulation_fusion=False,
         persist_layer_norm=False,
-        tensor_model_parallel_size=tensor_parallel,
-        pipeline_model_parallel_size=pipeline_parallel,
+        tensor_model_parallel_size=topology.tensor,
+        pipeline_model_parallel_size=topology.pipeline,
+        context_parallel_size=topology.context,
+        sequence_parallel=topology.sequence_parallel,
+        recompute_granularity="full" if recompute else None,
+        recompute_method="uniform" if recompute else None,
+        recompute_num_layers=1 if recompute else None,
         params_dtype=dtype,
         pipeline_dtype=dtype,
         bf16=precision in ("bf16", "fp8"),
@@ -197,10 +212,6 @@ def megatron_config(
         perform_initialization=False,  # initialize() does
         calculate_per_token_loss=True,  # gradients are summed over replicas: the loss is divided beforehand
     )
-
-
-def _kv_down(model: ModelConfig) -> int:
-    return model.kv_lora_rank + model.qk_rope_head_dim
 
 
 def layer_spec(fp8: bool = False) -> ModuleSpec:
@@ -215,6 +226,8 @@ def layer_spec(fp8: bool = False) -> ModuleSpec:
     spec.submodules.self_attention.module = LatentAttention
     attention, mlp = spec.submodules.self_attention.submodules, spec.submodules.mlp.submodules
     attention.core_attention = CausalAttention
+    attention.q_layernorm = attention.kv_layernorm = Norm
+    spec.submodules.input_layernorm = spec.submodules.pre_mlp_layernorm = Norm
     if fp8:
         from megatron.core.extensions.transformer_engine import TEColumnParallelLinear, TERowParallelLinear
 
@@ -230,10 +243,13 @@ def build_model(model: ModelConfig, config: MLATransformerConfig) -> LanguageMod
 
     Needs Megatron's parallel state. Inside ``torch.device("meta")`` it allocates nothing, on a CPU.
     """
+    layers = [layer_spec(fp8=config.fp8 is not None)] * (
+        config.num_layers // config.pipeline_model_parallel_size
+    )
     with device.cuda_answered():
         return LanguageModel(
             config,
-            layer_spec(fp8=config.fp8 is not None),
+            TransformerBlockSubmodules(layers, layer_norm=Norm),
             vocab_size=model.vocab_size,
             max_sequence_length=model.max_position_embeddings,
             pre_process=parallel_state.is_pipeline_first_stage(),

@@ -13,8 +13,9 @@ from typing import Any, Protocol
 
 from data_pipeline.config import CurriculumConfig, PlanConfig
 from pretrain.config import ModelConfig, TrainingConfig
-from pretrain.costs import DEVICES, GIB, Memory, Topology, days, memory, training_flops
+from pretrain.costs import DEVICES, GIB, Memory, days, memory, training_flops
 from pretrain.schedule import learning_rate
+from pretrain.topology import Topology
 from stemma.core.errors import StemmaError
 
 STAGES = ("commonsense", "stem", "general", "agentic")

@@ -12,38 +12,59 @@ from itertools import pairwise
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.nn.attention.bias import causal_lower_right
 
 
 def causal_attention(
-    query: Tensor, key: Tensor, value: Tensor, scale: float | None = None, cu_seqlens: Tensor | None = None
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    scale: float | None = None,
+    cu_seqlens: Tensor | None = None,
+    first: int = 0,
 ) -> Tensor:
     """Softmax attention in which a position sees itself and what is before it.
 
     Args:
-        query: ``[batch, heads, seq, d_qk]``.
+        query: ``[batch, heads, queries, d_qk]``: all positions, or a run of them.
         key: ``[batch, heads, seq, d_qk]``.
         value: ``[batch, heads, seq, d_v]`` with ``d_v <= d_qk``.
         scale: factor on the scores; ``d_qk ** -0.5`` if not given.
         cu_seqlens: ``[documents + 1]`` int32: where documents begin, and the end, with the batch's rows laid
             one after another; every row begins one. If given, a position sees its own document only.
+        first: position of the first query in its row.
 
     Returns:
-        ``[batch, heads, seq, d_v]``.
+        ``[batch, heads, queries, d_v]``.
 
     Raises:
-        ValueError: the documents do not fill the rows (checked where that need not wait for a device).
+        ValueError: the queries reach beyond the rows, or the documents do not fill them (checked where that
+            need not wait for a device).
     """
     d_qk, d_v = query.shape[-1], value.shape[-1]
+    length, last = key.shape[2], first + query.shape[2]
+    if not 0 <= first <= last <= length:
+        raise ValueError(f"queries from {first} to {last} in rows of {length} positions")
     scale = d_qk**-0.5 if scale is None else scale
+    key, value = key.narrow(2, 0, last), value.narrow(2, 0, last)  # nobody looks further
     if d_v < d_qk:
         value = F.pad(value, (0, d_qk - d_v))
     if cu_seqlens is None:
-        out = F.scaled_dot_product_attention(query, key, value, is_causal=True, scale=scale)
+        out = _last_queries(query, key, value, scale)
     elif query.is_cuda and query.dtype in (torch.float16, torch.bfloat16):
-        out = _flash(query, key, value, scale, cu_seqlens)
+        out = _flash(query, key, value, scale, cu_seqlens, length)
     else:
-        out = _each_alone(query, key, value, scale, cu_seqlens.tolist())
+        out = _each_alone(query, key, value, scale, cu_seqlens.tolist(), length)
     return out.narrow(-1, 0, d_v)
+
+
+def _last_queries(query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
+    """Causal attention of the last positions of rows, by torch's fused kernel where it has one."""
+    queries, keys = query.shape[2], key.shape[2]
+    if queries == keys:
+        return F.scaled_dot_product_attention(query, key, value, is_causal=True, scale=scale)
+    aligned = causal_lower_right(queries, keys)  # a mask on CPUs, an argument of the kernel on CUDA
+    return F.scaled_dot_product_attention(query, key, value, attn_mask=aligned, scale=scale)
 
 
 def document_starts(documents: Tensor) -> Tensor:
@@ -54,9 +75,12 @@ def document_starts(documents: Tensor) -> Tensor:
     return F.pad(starts, (0, 1), value=documents.numel()).to(torch.int32)
 
 
-def _each_alone(query: Tensor, key: Tensor, value: Tensor, scale: float, bounds: list[int]) -> Tensor:
+def _each_alone(
+    query: Tensor, key: Tensor, value: Tensor, scale: float, bounds: list[int], length: int
+) -> Tensor:
     """The fused kernel on one document after another: less work than a masked call, and no mask to keep."""
-    batch, length = query.shape[0], query.shape[2]
+    batch, last = query.shape[0], key.shape[2]
+    first = last - query.shape[2]
     rows: list[list[Tensor]] = [[] for _ in range(batch)]
     if (bounds[0], bounds[-1]) != (0, batch * length):
         raise ValueError(f"documents from {bounds[0]} to {bounds[-1]} in {batch} rows of {length} positions")
@@ -66,33 +90,41 @@ def _each_alone(query: Tensor, key: Tensor, value: Tensor, scale: float, bounds:
             raise ValueError(
                 f"a document from {start} to {stop} does not lie in one row of {length} positions"
             )
-        part = (slice(row, row + 1), slice(None), slice(at, at + stop - start))
-        rows[row].append(
-            F.scaled_dot_product_attention(query[part], key[part], value[part], is_causal=True, scale=scale)
-        )
+        seen, end = max(at, first), min(at + stop - start, last)
+        if seen < end:
+            part = (slice(row, row + 1), slice(None))
+            asked, known = query[(*part, slice(seen - first, end - first))], (*part, slice(at, end))
+            rows[row].append(_last_queries(asked, key[known], value[known], scale))
     return torch.cat([torch.cat(row, dim=2) for row in rows])
 
 
-def _flash(query: Tensor, key: Tensor, value: Tensor, scale: float, cu_seqlens: Tensor) -> Tensor:
+def _flash(
+    query: Tensor, key: Tensor, value: Tensor, scale: float, cu_seqlens: Tensor, length: int
+) -> Tensor:
     """Flash attention over documents of different lengths, which never leaves the device.
 
-    It has not run: no machine with CUDA was at hand. A test traces it with fake tensors.
+    It has not run: no machine with CUDA was at hand. A test traces it with fake tensors. Documents that end
+    before the first query have keys and no queries, which the kernel provides for.
     """
     from torch.nn.attention.varlen import varlen_attn
 
-    batch, _, length, _ = query.shape
+    batch, _, queries, _ = query.shape
+    last = key.shape[2]
+    row, at = cu_seqlens // length, cu_seqlens % length
+    bounds_of_queries = row * queries + (at - (last - queries)).clamp(0, queries)
+    bounds_of_keys = row * last + at.clamp(max=last)
     flat = [x.transpose(1, 2).flatten(0, 1) for x in (query, key, value)]  # [batch * seq, heads, d]
     out = varlen_attn(
         *flat,
-        cu_seqlens,
-        cu_seqlens,
-        length,  # no document is longer than its row; the exact maximum would have to be waited for
-        length,
+        bounds_of_queries,
+        bounds_of_keys,
+        queries,  # no document is longer than its row; the exact maximum would have to be waited for
+        last,
         scale=scale,
-        window_size=(-1, 0),  # causal
+        window_size=(-1, 0),  # causal, the last query on the last key
     )
     assert isinstance(out, Tensor)
-    return out.unflatten(0, (batch, length)).transpose(1, 2)
+    return out.unflatten(0, (batch, queries)).transpose(1, 2)
 
 
 def document_mask(documents: Tensor) -> Tensor:

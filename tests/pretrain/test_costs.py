@@ -8,8 +8,6 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from pretrain.config import ModelConfig
 from pretrain.costs import (
-    Topology,
-    TopologyError,
     days,
     forward_flops,
     layer_activation_bytes,
@@ -19,6 +17,7 @@ from pretrain.costs import (
     training_flops,
 )
 from pretrain.planner import single_rank
+from pretrain.topology import Topology, TopologyError
 from tests.pretrain.helpers import REFERENCE
 
 SMALL = ModelConfig(

@@ -3,6 +3,7 @@ import torch
 
 from pretrain.config import ModelConfig
 from pretrain.model import build_model, join_shards, megatron_config, tensor_shard
+from pretrain.topology import Topology, TopologyError
 from stemma.core.errors import StemmaError
 from tests.pretrain.helpers import REFERENCE, TINY, build
 
@@ -83,5 +84,5 @@ def test_half_precision_is_refused_without_cuda(precision):
 
 
 def test_ranks_that_do_not_divide_the_model_are_refused():
-    with pytest.raises(StemmaError, match=r"num_attention_heads \(2\), .*num_layers \(2\)"):
-        megatron_config(TINY, tensor_parallel=5, pipeline_parallel=3)
+    with pytest.raises(TopologyError, match=r"(?s)num_attention_heads = 2 .*num_layers = 2 "):
+        megatron_config(TINY, topology=Topology(tensor=5, pipeline=3))

@@ -9,9 +9,10 @@ from rich.console import Console
 
 from data_pipeline.config import CurriculumConfig, PhaseConfig
 from pretrain.config import ModelConfig, ScheduleConfig, TrainingConfig
-from pretrain.costs import DEVICES, TopologyError, training_flops
+from pretrain.costs import DEVICES, training_flops
 from pretrain.planner import PlannerError, count_parameters, plan_profile
 from pretrain.planner_tables import amount, duration, render
+from pretrain.topology import TopologyError
 from tests.pretrain.helpers import REFERENCE
 
 SMALL = ModelConfig(
