@@ -21,7 +21,9 @@ and checkpoints are put together. The whole list, each with why it is there:
    in for it, also keeps a step per parameter, which Megatron restores beforehand and then trips over; before
    the first step it has none, and Megatron asserts that it has one.
 
-8. Recomputed layers set back the CUDA generator, and rotary angles of context-parallel ranks are cut with a
+8. Its linear layers compute through MKL, and add a weight's gradient into the gradient buffer in a pass of its
+   own unless an extension for CUDA is there: ``pretrain.linears`` takes their place.
+9. Recomputed layers set back the CUDA generator, and rotary angles of context-parallel ranks are cut with a
    pinned index: the one does nothing, the other cuts with an ordinary one.
 
 Random numbers need no answer else: the model has no dropout, and its weights are drawn by ``pretrain.model``,
@@ -38,6 +40,8 @@ from typing import Any
 
 import torch
 from torch.overrides import TorchFunctionMode
+
+from pretrain.linears import parallel_linear
 
 ON_CUDA = torch.cuda.is_available()
 CPU = torch.device("cpu")
@@ -181,7 +185,7 @@ def _prepare_megatron_for_cpu() -> None:
             from megatron.core.models.common.embeddings import rotary_pos_embedding
             from megatron.core.optimizer import clip_grads, distrib_optimizer, grad_scaler, optimizer
             from megatron.core.pipeline_parallel import schedules
-            from megatron.core.tensor_parallel import random
+            from megatron.core.tensor_parallel import layers, random
             from megatron.core.transformer import multi_latent_attention
     finally:
         torch.compile = compile_
@@ -197,6 +201,7 @@ def _prepare_megatron_for_cpu() -> None:
     ):
         module.torch = proxy
     optimizer.clip_grad_by_total_norm_fp32 = _clip_grad_by_total_norm
+    layers.linear_with_grad_accumulation_and_async_allreduce = parallel_linear
     multi_latent_attention.HAVE_TE = False
     rotary_pos_embedding.get_pos_emb_on_this_cp_rank = _angles_of_this_rank
     random._get_cuda_rng_state = lambda *_, **__: None

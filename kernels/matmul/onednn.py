@@ -1,0 +1,53 @@
+"""Matrix products in fp32 on a CPU, by oneDNN instead of MKL.
+
+Torch gives fp32 products to MKL, which keeps to AVX2 on cores that are not Intel's: half of what an AVX-512
+core can do, and nearly all of a training step. oneDNN, which torch carries too, asks what the core can do and
+not who made it. Torch reaches it for fp32 only through the operator that its compiler emits for linear
+layers, so the products are put as that operator wants them. Both libraries compute in true fp32; they differ
+in the order of sums.
+
+Other types and devices go to torch, which chooses well there.
+"""
+
+import torch
+from torch import Tensor
+
+AVAILABLE = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+
+
+def linear(x: Tensor, weight: Tensor) -> Tensor:
+    """``x @ weight.T``.
+
+    Args:
+        x: ``[..., inner]``.
+        weight: ``[columns, inner]``, also a transposed view.
+
+    Returns:
+        ``[..., columns]``.
+    """
+    if not _usable(x, weight):
+        return x @ weight.t()
+    result: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, None, "none", [], "")
+    return result
+
+
+def outer_sum(left: Tensor, right: Tensor) -> Tensor:
+    """``left.T @ right``: the gradient of a weight, a sum over many rows.
+
+    Args:
+        left: ``[rows, m]``.
+        right: ``[rows, n]``.
+
+    Returns:
+        ``[m, n]``, not always contiguous: the wider side goes where oneDNN repacks it once, and the result
+        may come out transposed.
+    """
+    if not _usable(left, right):
+        return left.t() @ right
+    if left.shape[1] > right.shape[1]:
+        return linear(right.t(), left.t()).t()
+    return linear(left.t(), right.t())
+
+
+def _usable(x: Tensor, y: Tensor) -> bool:
+    return AVAILABLE and x.dtype == y.dtype == torch.float32 and x.is_cpu and y.is_cpu and x.numel() > 0
