@@ -16,13 +16,13 @@ import torch.distributed as dist
 from tokenizers import Tokenizer
 
 from pretrain.batch import Objective, StepBatch
-from pretrain.convert import write_hf
 from pretrain.engine import Engine, StepResult
-from pretrain.guards import give_up, incident
+from pretrain.guards import OUTCOMES, Finding, Guards, gave_up, incident, pedigree, stopped
 from pretrain.launch import Job
 from pretrain.metrics import step_metrics
 from pretrain.monitors.watch import Monitors
 from pretrain.receipts import JsonlLog, receipt
+from pretrain.rewinds import Rewind, Rewinds
 from pretrain.saving import Checkpoints
 from pretrain.schedule import learning_rate
 from pretrain.validation import Validator
@@ -50,7 +50,9 @@ class TrainingState:
         logs: position of each log file, by name.
         before: bits per byte per domain before the first step.
         monitors: state of what is measured along the way.
-        skipped: steps that were not applied.
+        guards: what is usual of a step.
+        skipped: steps that went wrong and were not applied.
+        withheld: steps that were not applied because of a rewind.
         seconds: spent in steps.
     """
 
@@ -60,7 +62,9 @@ class TrainingState:
     logs: dict[str, Any] = field(default_factory=dict)
     before: dict[str, float] = field(default_factory=dict)
     monitors: dict[str, Any] = field(default_factory=dict)
+    guards: dict[str, Any] = field(default_factory=dict)
     skipped: int = 0
+    withheld: int = 0
     seconds: float = 0.0
 
 
@@ -86,11 +90,17 @@ def train(
 
     Raises:
         Stopped: ``stop()`` became true on some rank; the last step is checkpointed.
-        StageFailed: too many steps had a NaN or infinite loss or gradient.
+        Rewind: a step went wrong and the profile wants to go back. Build engine and objective anew and call
+            this again: going back is the same as being killed and started again.
+        StageFailed: a step went wrong that the profile wants to stop at, or too many did.
         LedgerMismatch: what was consumed is not what was planned.
         DamagedError: no checkpoint, or the record of an earlier attempt, is usable.
     """
-    return _Run(job, engine, objective, progress, stop, alive).train()
+    run = _Run(job, engine, objective, progress, stop, alive)
+    try:
+        return run.train()
+    finally:
+        run.checkpoints.close()
 
 
 class _Run:
@@ -111,6 +121,8 @@ class _Run:
         self.checkpoints = Checkpoints(job, engine, progress)
         self.monitors = Monitors(job, engine, objective, progress)
         self.validator = Validator(job, engine) if job.validation else None
+        self.guards = Guards(job.training.guards, job.training.precision)
+        self.rewinds = Rewinds.open(Path(job.scratch))
         self.state = TrainingState()
         self.resumed_from: int | None = None
         self._start()
@@ -127,12 +139,16 @@ class _Run:
 
     def _start(self) -> None:
         """Load the last good checkpoint, else the stage before, else keep the fresh weights."""
+        if self.rewinds.pending is not None:
+            self.checkpoints.drop_after(self.rewinds.pending)
+            self.rewinds.settle()
         loaded = self.checkpoints.load_last()
         if loaded is not None:
             self.state = TrainingState(**loaded)
             self.resumed_from = self.state.step
             self.objective.load_state_dict(self.state.objective)
             self.monitors.load_state_dict(self.state.monitors)
+            self.guards.load_state_dict(self.state.guards)
             return
         if self.job.init:
             self.engine.load(Path(self.job.init), weights_only=not self.job.training.carry_optimizer)
@@ -152,7 +168,7 @@ class _Run:
     # --- the loop ----------------------------------------------------------------------------------------
 
     def train(self) -> dict[str, Any]:
-        total, every = self.objective.total_steps, self.job.training.checkpoint_every
+        total = self.objective.total_steps
         while self.state.step < total:
             self.monitors.before_step(self.state.step)
             self._step(self.state.step, total)
@@ -162,8 +178,9 @@ class _Run:
                     self.logs["monitors"].append(record)
             self.alive(self.state.step)
             stopping = self.state.step < total and _any_rank(self.engine, self.stop())
-            if stopping or self.state.step == total or self.state.step % every == 0:
-                self._checkpoint()
+            due = self.checkpoints.due(self.state.step, total)
+            if stopping or due:
+                self._checkpoint(due)
             if stopping:
                 raise Stopped(self.state.step)
         return self._finish()
@@ -173,11 +190,24 @@ class _Run:
         batch = self.objective.batch(step, self.engine)
         waited = time.perf_counter() - started
         lr = learning_rate(self.job.training.schedule, step, total)
-        result = self.engine.train_step(batch, self.objective.loss, lr)
+        self.guards.enter(batch.phase)
+        finding: Finding | None = None
+        withheld = self.rewinds.withheld(step)
+
+        def accept(loss: float, grad_norm: float) -> bool:
+            nonlocal finding
+            finding = None if withheld else self.guards.judge(loss, grad_norm)
+            return not withheld and (finding is None or finding.policy == "record")
+
+        result = self.engine.train_step(batch, self.objective.loss, lr, accept)
+        if result.skipped and finding is None and not withheld:
+            finding = self.guards.judge_unapplied(result)
+        self.guards.observe(result)
         for source, (samples, tokens, supervised) in batch.counts.items():
             self.ledger.record(source, samples, tokens, supervised)
         seconds = time.perf_counter() - started
         self.state.seconds += seconds
+        self.state.withheld += withheld
         if self.engine.rank == 0:
             line = receipt(step, batch.sha256, result.loss, result.grad_norm, lr)
             self.logs["receipts"].append(line)
@@ -185,42 +215,50 @@ class _Run:
             self.logs["metrics"].append(metrics)
             shown = {key: metrics[key] for key in ("loss", "lr", "tokens_per_second")}
             self.progress.step(step + 1, total, **shown, **batch.metrics)
-        self._guard(step, batch, result)
+            for known in self.rewinds.incidents(step):
+                self.logs["incidents"].append(known)
+        if finding is not None:
+            self._deal_with(step, batch, result, finding)
 
-    def _guard(self, step: int, batch: StepBatch, result: StepResult) -> None:
-        """Record a step that was not applied."""
-        found = incident(step, batch, result, self.job.training.precision)
-        if found is None:
-            return
-        self.state.skipped += 1
+    def _deal_with(self, step: int, batch: StepBatch, result: StepResult, finding: Finding) -> None:
+        """Write down a step that went wrong, and do what the profile says."""
+        line = incident(step, finding, result, batch.sha256, pedigree(batch, self.engine))
+        path, stage, limit = self.path / "incidents.jsonl", self.job.stage, self.job.training.guards.limit
         if self.engine.rank == 0:
-            self.logs["incidents"].append(found)
+            self.logs["incidents"].append(line)
             self.logs["incidents"].sync()
-        self.progress.say(
-            f"step {step} was not applied: loss {result.loss}, gradient norm {result.grad_norm}"
-        )
-        give_up(self.job.stage, step, self.state.skipped, self.path / "incidents.jsonl")
+        self.progress.say(f"step {step} {OUTCOMES[finding.policy]}: {finding.text}")
+        if finding.policy == "stop":
+            raise stopped(stage, step, finding, path)
+        if finding.policy == "record":
+            return
+        if self.state.skipped + len(self.rewinds.records) >= limit:
+            raise gave_up(stage, step, finding, limit, path)
+        if finding.policy == "rewind":
+            self.rewinds.add(step, self.job.training.guards.rewind_steps, line)
+            raise Rewind(stage, step)
+        self.state.skipped += 1
 
     # --- checkpoints and the end -------------------------------------------------------------------------
 
-    def _checkpoint(self) -> None:
-        """Save everything, after checking that the plan was kept; then drop the oldest."""
+    def _checkpoint(self, due: bool) -> None:
+        """Save everything, after checking that the plan was kept."""
         compare(self.objective.planned(self.state.step), self.ledger)
         self.state.monitors = self.monitors.state_dict()
+        self.state.guards = self.guards.state_dict()
         self.state.ledger = self.ledger.to_json()
         self.state.objective = self.objective.state_dict()
         self.state.logs = {name: log.sync() for name, log in self.logs.items()}
-        self.checkpoints.save(self.state.step, asdict(self.state))
+        self.checkpoints.save(self.state.step, asdict(self.state), due)
 
     def _finish(self) -> dict[str, Any]:
         """Write what the artifact consists of. Safe to repeat: each file is a function of the checkpoint."""
         after = self.validator.measure() if self.validator else {}
         planned = self.objective.planned(self.state.step)
         compare(planned, self.ledger)
-        weights = self.engine.hf_state_dict()
+        self.engine.write_hf(self.path / "hf", **special_ids(Path(self.job.tokenizer) / "hf"))
         summary: dict[str, Any] = {}
         if self.engine.rank == 0:
-            self._write_hf(weights)
             evaluation = {"before": self.state.before, "after": after}
             if self.validator:
                 evaluation["protocol"] = self.validator.protocol
@@ -236,11 +274,6 @@ class _Run:
             summary = self._summary(after)
         return summary
 
-    def _write_hf(self, weights: dict[str, torch.Tensor]) -> None:
-        dtype = next(iter(weights.values())).dtype
-        ids = special_ids(Path(self.job.tokenizer) / "hf")
-        write_hf(self.path / "hf", weights, self.job.model, self.engine.rope_theta, dtype, **ids)
-
     def _summary(self, after: dict[str, float]) -> dict[str, Any]:
         receipts = list(read_jsonl(self.path / "receipts.jsonl"))
         tokens = sum(count.tokens for count in self.ledger.counts.values())
@@ -251,7 +284,7 @@ class _Run:
             "loss_last": float.fromhex(receipts[-1]["loss"]),
             "bits_per_byte": {"before": self.state.before, "after": after},
             "tokens_per_second": round(tokens / self.state.seconds, 1),
-            "skipped_steps": self.state.skipped,
+            "skipped_steps": self.state.skipped + self.state.withheld,
             "resumed_from": self.resumed_from,
         }
 
