@@ -14,8 +14,10 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from pretrain import checkpoint, context, convert, device
+from pretrain import context, convert, device
 from pretrain.batch import MicroBatch, StepBatch
+from pretrain.checkpoint.load import load as load_checkpoint
+from pretrain.checkpoint.saver import Saver
 from pretrain.config import ModelConfig, TrainingConfig
 from pretrain.cross_entropy import token_statistics
 from pretrain.losses import WEIGHT
@@ -77,6 +79,7 @@ class Engine:
         self.module = module
         self.ddp = ddp
         self.optimizer = optimizer
+        self.saver = Saver(module, optimizer, model)
         self.device = where
         self.rope_theta = training.rope_theta or model.rope_theta
         self.rank = dist.get_rank()
@@ -344,23 +347,32 @@ class Engine:
         self.optimizer.reload_model_params()
 
     def save(self, folder: Path, extra: dict[str, Any]) -> None:
-        """Write model, optimizer, random state and ``extra`` (JSON) into ``folder``, all or nothing."""
-        checkpoint.save(folder, self.module, self.optimizer, self.model, extra)
+        """Write model, optimizer, random state and ``extra`` (JSON) into ``folder``, all or nothing.
 
-    def load(self, folder: Path, weights_only: bool = False) -> dict[str, Any]:
+        ``saver`` does the same beside the training.
+        """
+        self.saver.begin(folder, extra, copy=False)
+        self.saver.wait()
+
+    def load(
+        self, folder: Path, weights_only: bool = False, trained: dict[str, Any] | None = None
+    ) -> dict[str, Any]:
         """Take over a checkpoint, which may have been saved on another number of ranks.
 
         Args:
             folder: what ``save`` wrote.
             weights_only: leave optimizer and random state as they are.
+            trained: what it must have been trained with and from; None: anything.
 
         Returns:
             The ``extra`` it was saved with.
 
         Raises:
             DamagedError: a file is missing or altered; nothing was loaded.
+            StemmaError: the model is of another shape, or it was trained otherwise; says how.
         """
-        extra = checkpoint.load(folder, self.module, self.optimizer, self.model, weights_only)
+        self.saver.wait()
+        extra = load_checkpoint(folder, self.module, self.optimizer, self.model, weights_only, trained)
         if weights_only:
             self.optimizer.reload_model_params()
         return extra

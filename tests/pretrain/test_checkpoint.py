@@ -4,6 +4,7 @@ import shutil
 import pytest
 
 from pretrain import checkpoint
+from pretrain.checkpoint.retention import prune
 from pretrain.config import ModelConfig
 from stemma.core.errors import DamagedError, StemmaError
 from tests.pretrain.helpers import TINY, build, parameter_hash, run_ranks, train
@@ -124,7 +125,7 @@ def test_pruning_keeps_the_newest(saved):
     for step in (4, 5, 10):
         shutil.copytree(folder, checkpoint.step_folder(folder.parent, step))
     shutil.copytree(folder, folder.parent / ".step-00000009.tmp")
-    checkpoint.prune(folder.parent, keep=2)
+    prune(folder.parent, keep=2)
     assert [path.name for path in sorted(folder.parent.iterdir())] == ["step-00000005", "step-00000010"]
 
 

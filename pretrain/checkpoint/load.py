@@ -1,0 +1,90 @@
+"""Takes a checkpoint over, on any number of ranks."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch.distributed as dist
+
+from pretrain import device
+from pretrain.checkpoint import folder as files
+from pretrain.checkpoint.state import RESHARDABLE, has_moments, restore_random
+from pretrain.config import ModelConfig
+from stemma.core.config import identity
+from stemma.core.errors import StemmaError
+from stemma.core.files import read_json
+
+# isort: split
+from megatron.core import dist_checkpointing
+from megatron.core.optimizer import MegatronOptimizer
+
+if TYPE_CHECKING:
+    from pretrain.model import LanguageModel
+
+
+def load(
+    folder: Path,
+    module: "LanguageModel",
+    optimizer: MegatronOptimizer,
+    model: ModelConfig,
+    weights_only: bool = False,
+    trained: dict[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Take over a checkpoint and return its ``extra``. Every rank calls it.
+
+    Another number of ranks than at the save is fine. Random generators are restored if it is the same number.
+
+    Args:
+        folder: the checkpoint.
+        module: this rank's part of the model.
+        optimizer: its optimizer.
+        model: the shape.
+        weights_only: leave optimizer and random state as they are.
+        trained: what it must have been trained with and from; None: anything.
+
+    Raises:
+        DamagedError: a file is missing or altered; nothing was loaded.
+        StemmaError: it is of a model of another shape, was trained otherwise, or has no optimizer state and
+            one was asked for.
+    """
+
+    def check() -> None:
+        files.verify(folder)
+        files.check_model(folder, identity(model))
+        if trained is not None:
+            files.check_identity(folder, trained)
+
+    agree(check)
+    stored = read_json(folder / files.EXTRA)
+    if not stored["optimizer"] and not weights_only and has_moments(optimizer):
+        raise StemmaError(
+            f"{folder} was saved before the first step and has no optimizer state to go back to"
+        )
+    with_moments = stored["optimizer"] and not weights_only
+    with device.cuda_answered():
+        sharded = {"model": module.sharded_state_dict()}
+        if with_moments:
+            sharded["optimizer"] = optimizer.sharded_state_dict(
+                sharded["model"], is_loading=True, metadata=RESHARDABLE
+            )
+        loaded = dist_checkpointing.load(sharded, str(folder / files.STATE))
+        module.load_state_dict(loaded["model"])
+        if with_moments:
+            optimizer.load_state_dict(loaded["optimizer"])
+    random = read_json(folder / files.RANDOM)
+    if not weights_only and len(random) == dist.get_world_size():
+        restore_random(random[dist.get_rank()])
+    return dict(stored["extra"])
+
+
+def agree(check: Callable[[], None]) -> None:
+    """Run a check on rank 0; if it fails, it fails on every rank, so that none waits for the others."""
+    outcome: list[StemmaError | None] = [None]
+    if dist.get_rank() == 0:
+        try:
+            check()
+        except StemmaError as error:
+            outcome = [error]
+    dist.broadcast_object_list(outcome, 0)
+    if outcome[0] is not None:
+        raise outcome[0]

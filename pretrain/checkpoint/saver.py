@@ -1,0 +1,199 @@
+"""Writes checkpoints beside the training: the step waits for the copy of its state only.
+
+A thread of each rank does what ``dist_checkpointing.save`` does, in the same order and with Megatron's
+translation and planner, but through torch's own writer and over a process group of its own: collectives of
+the training and those of the writers never meet. Processes, which Megatron forks or spawns for this, would
+have to be forked after threads were started, or to import torch once more.
+"""
+
+import json
+import shutil
+import threading
+import traceback
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch.distributed as dist
+from torch.distributed import checkpoint as torch_checkpoint
+
+from pretrain.checkpoint import folder as files
+from pretrain.checkpoint.state import Buffers, Snapshot, digest, digests, take
+from pretrain.config import ModelConfig
+from stemma.core.config import identity
+from stemma.core.errors import StemmaError
+from stemma.core.files import sync_folder, write_atomic, write_json
+
+# isort: split
+from megatron.core.dist_checkpointing.core import CheckpointingConfig, save_config
+from megatron.core.dist_checkpointing.strategies.common import TorchCommonSaveStrategy
+from megatron.core.dist_checkpointing.strategies.torch import (
+    MCoreSavePlanner,
+    _replace_state_dict_keys_with_sharded_keys,
+    mcore_to_pyt_state_dict,
+)
+from megatron.core.optimizer import MegatronOptimizer
+
+if TYPE_CHECKING:
+    from pretrain.model import LanguageModel
+
+Record = dict[str, Any]
+
+
+class Saver:
+    """Saves one engine. Every rank holds one and calls every method; at most one save is under way.
+
+    Args:
+        module: this rank's part of the model.
+        optimizer: its optimizer. Before the first step it has no state, and none is written.
+        model: the shape.
+    """
+
+    def __init__(self, module: "LanguageModel", optimizer: MegatronOptimizer, model: ModelConfig) -> None:
+        self.module, self.optimizer, self.model = module, optimizer, model
+        self._group: dist.ProcessGroup | None = None
+        self._buffers = Buffers()
+        self._thread: threading.Thread | None = None
+        self._failure: StemmaError | None = None
+
+    def begin(
+        self,
+        folder: Path,
+        extra: dict[str, Any],
+        *,
+        trained: dict[str, Any] | None = None,
+        record: Callable[[str], Record] = lambda state: {"state_sha256": state},
+        saved: Callable[[Record], None] = lambda record: None,
+        copy: bool = True,
+    ) -> None:
+        """Save what there is at this moment. ``folder`` appears whole, or not at all.
+
+        Waits for the save before. ``wait`` tells when this one is done.
+
+        Args:
+            folder: must be reachable by all ranks. One that is there already is replaced.
+            extra: JSON, the caller's own state.
+            trained: JSON, what the state was trained with and from.
+            record: from the SHA-256 of parameters and optimizer state, what ``record.json`` is to say.
+            saved: called on every rank with the record once the checkpoint is on the disk, in the writer's
+                thread.
+            copy: without, the state must not change until ``wait`` has returned.
+
+        Raises:
+            StemmaError: the save before failed.
+        """
+        self.wait()
+        first = self._group is None
+        if first:
+            # gloo, also beside NCCL: what the writers tell each other lies in main memory
+            self._group = dist.new_group(backend="gloo")
+        snapshot = take(self.module, self.optimizer, self._buffers if copy else None, validate=first)
+        written = {
+            files.MODEL: json.dumps(identity(self.model), indent=1),
+            files.IDENTITY: json.dumps(trained or {}, indent=1),
+            files.EXTRA: json.dumps({"optimizer": snapshot.has_optimizer, "extra": extra}, indent=1),
+        }
+
+        def write() -> None:
+            try:
+                saved(self._write(folder, snapshot, written, record))
+            except Exception as error:
+                traceback.print_exc()
+                reason = "".join(traceback.format_exception_only(error)).strip()
+                self._failure = StemmaError(
+                    f"checkpoint {folder} could not be written; those before it are untouched: {reason}"
+                )
+
+        self._thread = threading.Thread(target=write, name="checkpoint-writer")
+        self._thread.start()
+
+    def wait(self) -> None:
+        """Wait until the checkpoint under way is on the disk.
+
+        Raises:
+            StemmaError: it could not be written.
+        """
+        if self._thread:
+            self._thread.join()
+            self._thread = None
+        if self._failure:
+            failure, self._failure = self._failure, None
+            raise failure
+
+    # --- in the writer's thread -------------------------------------------------------------------------
+
+    def _write(
+        self, folder: Path, snapshot: Snapshot, written: dict[str, str], record: Callable[[str], Record]
+    ) -> Record:
+        draft, rank = files.draft_of(folder), dist.get_rank()
+        if rank == 0:
+            shutil.rmtree(draft, ignore_errors=True)
+            (draft / files.STATE).mkdir(parents=True)
+        self._write_tensors(draft / files.STATE, snapshot)
+        mine = {
+            "random": snapshot.random,
+            "digests": digests(snapshot),
+            "entries": files.entries_of(draft, (draft / files.STATE).glob(f"__{rank}_*")),
+        }
+        everyone: list[Any] = [None] * dist.get_world_size()
+        dist.all_gather_object(everyone, mine, self._group)
+        outcome: list[Any] = [None]
+        if rank == 0:
+            try:
+                whole = digest([line for other in everyone for line in other["digests"]], snapshot.common)
+                outcome = [record(whole)]
+                _finish(draft, folder, everyone, written, outcome[0], snapshot.common)
+            except Exception as error:
+                outcome = [error]
+        dist.broadcast_object_list(outcome, 0, self._group)
+        if isinstance(outcome[0], Exception):
+            raise outcome[0]
+        return dict(outcome[0])
+
+    def _write_tensors(self, state: Path, snapshot: Snapshot) -> None:
+        """All ranks plan who writes what, and write it."""
+        parts, _, _ = _replace_state_dict_keys_with_sharded_keys(
+            snapshot.sharded, keep_only_main_replica=True
+        )
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)
+            torch_checkpoint.save(
+                mcore_to_pyt_state_dict(parts),
+                storage_writer=torch_checkpoint.FileSystemWriter(state, sync_files=False),
+                planner=MCoreSavePlanner(dedup_replicated_tensors=False, flatten_state_dict=False),
+                process_group=self._group,
+            )
+
+
+def _finish(
+    draft: Path,
+    folder: Path,
+    everyone: list[Any],
+    written: dict[str, str],
+    record: Record,
+    common: dict[str, Any],
+) -> None:
+    """Rank 0 adds what is not sharded, seals the draft and gives it its name."""
+    TorchCommonSaveStrategy("torch", 1).save_common(common, draft / files.STATE)
+    save_config(CheckpointingConfig("torch_dist", 1), str(draft / files.STATE))
+    for name, text in written.items():
+        write_atomic(draft / name, text + "\n")
+    write_json(draft / files.RANDOM, [other["random"] for other in everyone])
+    write_json(draft / files.RECORD, record)
+    entries = {name: entry for other in everyone for name, entry in other["entries"].items()}
+    rest = [path for path in draft.rglob("*") if path.is_file()]
+    files.seal(
+        draft,
+        entries
+        | files.entries_of(draft, [p for p in rest if p.relative_to(draft).as_posix() not in entries]),
+    )
+    if folder.exists():
+        replaced = folder.with_name(f".{folder.name}.old")
+        shutil.rmtree(replaced, ignore_errors=True)
+        folder.rename(replaced)
+        draft.rename(folder)
+        shutil.rmtree(replaced)
+    else:
+        draft.rename(folder)
+    sync_folder(folder.parent)
