@@ -79,7 +79,7 @@ def pipeline(
     Args:
         profile: What to make: a profile in configs/.
         stop_after: The last stage to make; those before it are made or verified first.
-        overrides: Changes to the profile, one per line, such as training.stem.schedule.peak_lr=0.001.
+        overrides: Changes to the profile, one per line, such as sft.steps=100.
         root: Folder of runs, artifacts and downloads, on the worker's machine.
     """
     walk = given_walk.get()

@@ -17,7 +17,7 @@ from data_pipeline.config.quality import QualityConfig
 from evaluation.config import EvaluationConfig
 from midtrain.config import MidtrainConfig, TrajectoriesConfig
 from posttrain.config import ExportConfig, RLConfig, RLStageConfig, SFTConfig, SFTStageConfig
-from pretrain.config import ModelConfig, PretrainConfig, TrainingConfig
+from pretrain.config import LossConfig, ModelConfig, PretrainConfig, TrainingConfig, joined
 from stemma.core.config import Config
 from stemma.core.errors import ProfileError
 from stemma.core.stage import Execution
@@ -93,12 +93,29 @@ class Profile(Config):
                 self.plan_stage(stage)
             except ValidationError as error:
                 problems += [f"curriculum.{stage}: {problem['msg']}" for problem in error.errors()]
+        problems += self._join_stages()
         unknown = sorted(set(self.sft.families) - set(self.trajectories.families))
         if unknown:
             problems.append(f"sft.families: {unknown} are not in trajectories.families")
         if problems:
             raise ValueError("; ".join(problems))
         return self
+
+    def _join_stages(self) -> list[str]:
+        """Let every stage go on from the learning rate of the one before, where it says so; problems."""
+        sections = {f"training.{stage}": getattr(self.training, stage) for stage in TRAINING_STAGES}
+        sections |= {"sft.training": self.sft.training, "rl.training": self.rl.training}
+        resolved, problems = joined(sections)
+        training = {stage: resolved[f"training.{stage}"] for stage in TRAINING_STAGES}
+        changed = {
+            "training": self.training.model_copy(update=training),
+            "sft": self.sft.model_copy(update={"training": resolved["sft.training"]}),
+            "rl": self.rl.model_copy(update={"training": resolved["rl.training"]}),
+        }
+        self.__dict__.update(changed)  # frozen, but not before it is whole
+        if self.rl.training.loss != LossConfig():
+            problems.append("rl.training.loss: RL minimizes rl.loss; leave this one out")
+        return problems
 
     def plan_stage(self, stage: str) -> PlanConfig:
         """Config of the node ``plan.<stage>``."""

@@ -5,15 +5,17 @@ is *not* here: that is ``stemma.core.stage.Execution``, which never changes an a
 """
 
 from pretrain.config.guards import GuardConfig
+from pretrain.config.joined import joined
 from pretrain.config.loss import LossConfig
 from pretrain.config.model import ModelConfig
 from pretrain.config.monitor import MonitorConfig
 from pretrain.config.optimizer import OptimizerConfig
 from pretrain.config.precision import FP8Config, FP8Format, FP8Recipe, LossScaleConfig, Precision
-from pretrain.config.schedule import ScheduleConfig, ScheduleShape
+from pretrain.config.schedule import DecayShape, ScheduleConfig, ScheduleShape
 from pretrain.config.training import PretrainConfig, TrainingConfig
 
 __all__ = [
+    "DecayShape",
     "FP8Config",
     "FP8Format",
     "FP8Recipe",
@@ -28,4 +30,5 @@ __all__ = [
     "ScheduleConfig",
     "ScheduleShape",
     "TrainingConfig",
+    "joined",
 ]

@@ -46,6 +46,8 @@ def test_all_problems_are_listed_with_their_paths(tmp_path):
         ("tokens.sequence_chunk=512", "does not divide tokens.sequence_chunk 512"),
         ("model.max_position_embeddings=512", "is above model.max_position_embeddings"),
         ("sft.families={poems: 1.0}", "['poems'] are not in trajectories.families"),
+        ("training.stem.schedule.peak_lr=0.001", "training.stem.schedule.peak_lr 0.001 is not where"),
+        ("rl.training.loss={name: mile}", "RL minimizes rl.loss"),
     ],
 )
 def test_sections_that_disagree_are_named(change, said):
@@ -55,12 +57,22 @@ def test_sections_that_disagree_are_named(change, said):
 
 
 def test_overrides_reach_a_field_and_bad_ones_are_listed():
-    changed = load_profile("nano", ["training.stem.schedule.peak_lr=0.001", "execution.workers=1"])
-    assert changed.training.stem.schedule.peak_lr == 0.001
+    changed = load_profile("nano", ["training.stem.optimizer.adam_eps=0.001", "execution.workers=1"])
+    assert changed.training.stem.optimizer.adam_eps == 0.001
     assert changed.execution.workers == 1
     with pytest.raises(ProfileError) as raised:
         load_profile("nano", ["nonsense", "name.deeper=1", "model.hidden_size=[1"])
     assert len(raised.value.problems) == 3
+
+
+def test_a_stage_goes_on_from_the_learning_rate_of_the_one_before():
+    plain = load_profile("nano")
+    changes = [f"training.{stage}.schedule.peak_lr=null" for stage in ("stem", "general", "agentic")]
+    joined = load_profile("nano", changes)
+    assert joined == plain  # as the numbers that stand there
+    assert joined.training_stage("agentic").training.schedule.peak_lr == 2e-3
+    later = load_profile("nano", [*changes, "training.commonsense.schedule.peak_lr=0.004"])
+    assert later.training_stage("stem").training.schedule.peak_lr == 4e-3
 
 
 def test_execution_is_no_part_of_a_stage_identity():
