@@ -1,14 +1,14 @@
-"""The stage's side of training: start torchrun on a job, pass on its progress, stop it in good order.
+"""The stage's side of training: hand a job to processes of its own, pass on their progress, take the result.
 
 Torch is never imported here. The processes form a chain, each tied to the one before by
-``pretrain.lifeline``: stage -> torchrun -> one worker per rank. A job travels as ``job.json``, progress
-comes back through ``events.jsonl``, the summary through ``result.json``: all in the scratch folder.
+``pretrain.lifeline``: stage -> torchrun -> one worker per rank; a single rank needs no torchrun. A job
+travels as ``job.json``, progress comes back through ``events.jsonl``, the summary through ``result.json``:
+all in the scratch folder. ``pretrain.supervisor`` watches over them.
 """
 
 import contextlib
 import os
 import signal
-import subprocess
 import sys
 import threading
 from collections.abc import Iterator, Sequence
@@ -18,17 +18,14 @@ from typing import Any
 
 from pydantic import Field
 
-import stemma.core.errors
 from pretrain.config import ModelConfig, TrainingConfig
+from pretrain.lifeline import PARENT_VARIABLE
+from pretrain.supervisor import GRACE_SECONDS, Supervisor
 from stemma.core.config import Config
-from stemma.core.errors import Preempted, StageFailed, StemmaError
+from stemma.core.errors import Preempted
 from stemma.core.files import read_json, write_atomic
 from stemma.core.progress import EventTail
 from stemma.core.stage import Execution, Workspace
-
-POLL_SECONDS = 0.1
-GRACE_SECONDS = 600  # a large model's checkpoint takes its time; SIGKILL only after that
-LOG_LINES = 25
 
 JOB, EVENTS, RESULT, LOG = "job.json", "events.jsonl", "result.json", "worker.log"
 
@@ -78,7 +75,8 @@ def launch(
 
     Raises:
         Preempted: SIGTERM or Ctrl-C came; a checkpoint was written.
-        StageFailed: a rank failed; holds its traceback or the end of the log, and says where the log is.
+        StageFailed: a rank failed for good (``pretrain.supervisor`` says what is tried again); holds a
+            traceback, stacks or the end of the log, and says where the log is.
         StemmaError: a rank raised this error, which explains itself.
     """
     scratch = work.scratch
@@ -96,43 +94,41 @@ def launch(
         validation=[str(folder) for folder in validation],
     )
     write_atomic(scratch / JOB, job.model_dump_json(indent=1) + "\n")
-    for stale in [scratch / RESULT, *scratch.glob("failure.*.json")]:
-        stale.unlink(missing_ok=True)
-    log = scratch / LOG
+    (scratch / RESULT).unlink(missing_ok=True)
     tail = EventTail(scratch / EVENTS)
-    with open(log, "ab") as output, _termination() as terminated:
-        log_start = output.tell()
-        child = subprocess.Popen(
+
+    def forward() -> None:
+        for event in tail.poll():
+            work.progress.emit(event)
+
+    with _termination() as stopping:
+        supervisor = Supervisor(
+            name,
             _command(scratch / JOB, work.execution),
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            env=_environment(work.execution),
-            start_new_session=True,
+            _environment(work.execution),
+            scratch,
+            scratch / LOG,
+            work.execution.hang_seconds,
+            work.execution.restarts,
+            stopping,
+            work.progress.say,
+            forward,
         )
-        try:
-            while child.poll() is None and not terminated.is_set():
-                with contextlib.suppress(subprocess.TimeoutExpired):
-                    child.wait(POLL_SECONDS)
-                for event in tail.poll():
-                    work.progress.emit(event)
-        except KeyboardInterrupt:
-            terminated.set()
-        finally:
-            _stop(child)  # also when a listener raised: nothing may go on without us
-    for event in tail.poll():
-        work.progress.emit(event)
+        supervisor.run(finished=(scratch / RESULT).exists)
     result = read_json(scratch / RESULT) if (scratch / RESULT).exists() else None
     if result and result["status"] == "done":
-        return dict(result["summary"])
-    if terminated.is_set() or (result and result["status"] == "preempted"):
-        reached = f"a checkpoint at step {result['step']}" if result else "what was saved before"
-        raise Preempted(f"{name} was asked to stop; run the same command again to continue from {reached}")
-    raise _failure(name, child.returncode, scratch, log, log_start)
+        return {**result["summary"], "restarts": supervisor.restarted}
+    reached = f"a checkpoint at step {result['step']}" if result else "what was saved before"
+    raise Preempted(f"{name} was asked to stop; run the same command again to continue from {reached}")
 
 
 def _command(job: Path, execution: Execution) -> list[str]:
-    """torchrun on the worker, tied to this process."""
+    """The worker, tied to this process; torchrun on it where there are several.
+
+    One rank needs nobody to bring it together with others, and torchrun takes as long to start as it does.
+    """
+    if execution.ranks == 1:
+        return [sys.executable, "-m", "pretrain.worker", str(job)]
     if execution.nodes > 1:
         rendezvous = [
             f"--nnodes={execution.nodes}",
@@ -144,7 +140,7 @@ def _command(job: Path, execution: Execution) -> list[str]:
         rendezvous = ["--standalone"]
     per_node = execution.ranks // execution.nodes
     torchrun = [*rendezvous, f"--nproc-per-node={per_node}", "-m", "pretrain.worker", str(job)]
-    return [sys.executable, "-m", "pretrain.lifeline", str(os.getpid()), *torchrun]
+    return [sys.executable, "-m", "pretrain.lifeline", *torchrun]
 
 
 def _environment(execution: Execution) -> dict[str, str]:
@@ -159,6 +155,7 @@ def _environment(execution: Execution) -> dict[str, str]:
         "OMP_NUM_THREADS": str(execution.threads),
         "TOKENIZERS_PARALLELISM": "false",
         "TORCH_ELASTIC_SHUTDOWN_TIMEOUT": str(GRACE_SECONDS),
+        PARENT_VARIABLE: str(os.getpid()),
     }
 
 
@@ -181,39 +178,3 @@ def _termination() -> Iterator[threading.Event]:
     finally:
         if ours:
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
-
-
-def _stop(child: "subprocess.Popen[bytes]") -> None:
-    """Ask torchrun to end its workers (they write a checkpoint) and wait; a second Ctrl-C kills it."""
-    if child.poll() is not None:
-        return
-    child.terminate()
-    try:
-        child.wait(GRACE_SECONDS)
-    except (subprocess.TimeoutExpired, KeyboardInterrupt):
-        child.kill()  # the workers follow: they are tied to it
-        child.wait()
-
-
-def _failure(name: str, code: int, scratch: Path, log: Path, log_start: int) -> StemmaError:
-    """The error to raise for a failed launch: the worker's own where it explains itself."""
-    records = sorted(
-        (read_json(path) for path in scratch.glob("failure.*.json")), key=lambda item: item["time"]
-    )
-    first = records[0] if records else None  # the others failed because this one did
-    if first:
-        kind = getattr(stemma.core.errors, first["error"], None)
-        if isinstance(kind, type) and issubclass(kind, StemmaError):
-            return kind(first["message"])
-        what = f"rank {first['rank']}: {first['error']}: {first['message']}"
-    else:
-        signal_hint = " (a signal; -9 may be the out-of-memory killer)" if code < 0 else ""
-        what = f"torchrun ended with code {code}{signal_hint}"
-    if first:  # the log's end is torchrun's account of the same
-        lines = first["traceback"].splitlines()
-    else:
-        with open(log, "rb") as handle:
-            handle.seek(log_start)
-            lines = handle.read().decode(errors="replace").splitlines()
-    end = "\n".join(f"  | {line}" for line in lines[-LOG_LINES:])
-    return StageFailed(f"training {name} failed, {what}\n{end}\nThe whole log: {log}")

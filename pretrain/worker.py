@@ -1,9 +1,11 @@
-"""Entry point of a training rank: ``python -m pretrain.worker job.json``, started by torchrun.
+"""Entry point of a training rank: ``python -m pretrain.worker job.json``; torchrun starts several.
 
 The heavy imports wait until the process is tied to its parent, so that nothing is left behind when that is
 killed during start-up.
 """
 
+import faulthandler
+import gc
 import importlib
 import os
 import signal
@@ -12,9 +14,11 @@ import time
 import traceback
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
+from pretrain.heartbeat import DONE, Heartbeat
 from pretrain.launch import EVENTS, RESULT, Job
-from pretrain.lifeline import PARENT_VARIABLE, leave
+from pretrain.lifeline import leave, tie
 from stemma.core.errors import StemmaError
 from stemma.core.files import read_json, write_json
 from stemma.core.lifeline import die_with
@@ -35,20 +39,25 @@ class StopFlag:
         return self.set
 
 
-def work(job: Job, stop: StopFlag) -> None:
+def work(job: Job, stop: StopFlag, heartbeat: Heartbeat) -> None:
     """Build engine and objective, train, and leave the result where the parent looks for it."""
     from pretrain.engine import Engine
     from pretrain.loop import Stopped, train
 
     scratch = Path(job.scratch)
+    heartbeat.beat(doing="building the model")
     engine = Engine.build(job.model, job.training, job.execution)
+    engine.alive = heartbeat.beat
     if job.init and job.training.rope_theta is None:
         engine.set_rope_theta(last_rope_theta(Path(job.init).parent))
     module, function = job.entry.split(":")
     objective = getattr(importlib.import_module(module), function)(job, engine)
+    gc.freeze()  # what is there now stays: later collections need not look through it
+    gc.enable()
     progress = Progress(job.stage, [EventFile(scratch / EVENTS)] if engine.rank == 0 else [])
+    heartbeat.beat(doing="training")
     try:
-        summary = train(job, engine, objective, progress, stop)
+        summary = train(job, engine, objective, progress, stop, heartbeat.beat)
         result = {"status": "done", "summary": summary}
     except Stopped as stopped:
         result = {"status": "preempted", "step": stopped.step}
@@ -75,26 +84,32 @@ def tie_forks() -> None:
 
 
 def main() -> None:
-    if PARENT_VARIABLE in os.environ:
-        die_with(int(os.environ[PARENT_VARIABLE]))
+    tie()
     tie_forks()
     stop = StopFlag()
+    faulthandler.enable()  # a crash in native code leaves its stack in the log
+    gc.disable()  # until all is built: imports make half a million objects that stay
     job = Job.model_validate_json(Path(sys.argv[1]).read_text())
+    rank = int(os.environ.get("RANK", "0"))
+    heartbeat = Heartbeat(Path(job.scratch), rank)
     try:
-        work(job, stop)
+        work(job, stop, heartbeat)
     except Exception as error:
-        rank = os.environ.get("RANK", "0")
-        message = str(error) if isinstance(error, StemmaError) else repr(error)
-        record = {
+        record: dict[str, Any] = {
             "error": type(error).__name__,
-            "message": message,
+            "kinds": [kind.__name__ for kind in type(error).__mro__],
+            "message": str(error) if isinstance(error, StemmaError) else repr(error),
             "traceback": traceback.format_exc(),
             "rank": rank,
+            "step": heartbeat.step,
             "time": time.time(),
         }
         write_json(Path(job.scratch) / f"failure.{rank}.json", record)
         traceback.print_exc()
-        sys.exit(1)
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(1)  # not through exit hooks: they may wait for threads that the error left behind
+    heartbeat.beat(doing=DONE)
     leave()
 
 

@@ -1,0 +1,280 @@
+"""The supervisor over programs of a few lines that beat like ranks; ``test_launch.py`` has the real ones."""
+
+import os
+import signal
+import sys
+import textwrap
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+import pytest
+
+from pretrain import supervisor
+from pretrain.heartbeat import Heartbeat, read_beats
+from pretrain.supervisor import Supervisor, newest_step
+from stemma.core.errors import DamagedError, StageFailed
+from stemma.core.files import write_json
+
+BEGIN = """
+import os, signal, subprocess, sys, threading, time
+from pathlib import Path
+from pretrain.heartbeat import DONE, Heartbeat
+from stemma.core.files import write_json
+
+folder = Path(sys.argv[1])
+attempt = len(list(folder.glob("attempt-*")))
+(folder / f"attempt-{attempt}").touch()
+
+def checkpoint(step):
+    (folder / "checkpoint" / f"step-{step:08d}").mkdir(parents=True)
+
+def fail(kinds, message, step, rank=0):
+    record = {"error": kinds[0], "kinds": kinds, "message": message, "traceback": "Traceback: of " + message}
+    write_json(folder / f"failure.{rank}.json", record | {"rank": rank, "step": step, "time": time.time()})
+    os._exit(1)
+
+def die():
+    os.kill(os.getpid(), signal.SIGKILL)
+
+def finish():
+    (folder / "result").touch()
+"""
+Runner = Callable[..., Supervisor]
+
+
+@pytest.fixture
+def watch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Runner:
+    """``watch(program, ...)``: supervise a program that begins with ``BEGIN``."""
+    monkeypatch.setattr(supervisor, "FIRST_PAUSE", 0.01)
+    monkeypatch.setattr(supervisor, "POLL_SECONDS", 0.02)
+    monkeypatch.setattr(supervisor, "LOOK_SECONDS", 0.05)
+    monkeypatch.setattr(supervisor, "LINGER_SECONDS", 0.3)
+
+    def run(program: str, hang_seconds: float = 60, restarts: int = 2, **changes: object) -> Supervisor:
+        (tmp_path / "program.py").write_text(BEGIN + textwrap.dedent(program))
+        found = Supervisor(
+            "stem",
+            [sys.executable, str(tmp_path / "program.py"), str(tmp_path)],
+            os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])},
+            tmp_path,
+            tmp_path / "log",
+            hang_seconds,
+            restarts,
+            threading.Event(),
+            **changes,  # type: ignore[arg-type]
+        )
+        found.run((tmp_path / "result").exists)
+        return found
+
+    return run
+
+
+def attempts(folder: Path) -> int:
+    return len(list(folder.glob("attempt-*")))
+
+
+def test_what_died_without_a_word_goes_on_from_its_checkpoint(watch: Runner, tmp_path: Path) -> None:
+    said: list[str] = []
+    found = watch(
+        """
+        heart = Heartbeat(folder, 0)
+        heart.beat(5 * attempt + 5)
+        if attempt < 4:
+            checkpoint(5 * attempt + 5)
+            die()
+        finish()
+        """,
+        restarts=1,  # each time it reached a new checkpoint, so that one restart is enough for all
+        say=said.append,
+    )
+    assert (attempts(tmp_path), found.restarted) == (5, 4)
+    assert len(said) == 4
+    assert "died without a word" in said[0]
+    assert "after step 5" in said[0]
+    assert "goes on from the checkpoint of step 20" in said[3]
+
+
+def test_without_progress_it_is_given_up(watch: Runner, tmp_path: Path) -> None:
+    with pytest.raises(StageFailed) as caught:
+        watch(
+            """
+            Heartbeat(folder, 0).beat(attempt)
+            print("the last words of attempt", attempt, flush=True)
+            die()
+            """
+        )
+    assert attempts(tmp_path) == 3
+    message = str(caught.value)
+    assert "after step 2, died without a word" in message
+    assert "started 3 times and reached no new checkpoint" in message
+    assert "after step 0, died" in message
+    assert "the last words of attempt 2" in message
+    assert "the last words of attempt 1" not in message  # only what this attempt printed
+    assert str(tmp_path / "log") in message
+
+
+@pytest.mark.parametrize(
+    ("kinds", "message", "tried"),
+    [
+        (
+            "['ZeroDivisionError', 'ArithmeticError', 'Exception']",
+            "'1 // 0'",
+            1,
+        ),  # a bug: it would come again
+        ("['RuntimeError', 'Exception']", "'shapes do not fit'", 2),  # once more: it is the same
+        ("['RuntimeError', 'Exception']", "f'lost peer at port {attempt}'", 3),  # another one each time
+        ("['OutOfMemoryError', 'RuntimeError']", "f'{attempt} GiB'", 3),
+    ],
+)
+def test_how_often_an_exception_is_tried_again(
+    watch: Runner, tmp_path: Path, kinds: str, message: str, tried: int
+) -> None:
+    with pytest.raises(StageFailed, match="rank 0: ") as caught:
+        watch(f"Heartbeat(folder, 0)\nfail({kinds}, {message}, 3)")
+    assert attempts(tmp_path) == tried
+    assert ("failed in the same way" in str(caught.value)) == (tried == 2)
+    assert "Traceback: of" in str(caught.value)
+
+
+def test_an_error_that_explains_itself_is_raised_as_it_is(watch: Runner, tmp_path: Path) -> None:
+    with pytest.raises(DamagedError, match=r"^all is lost$"):
+        watch("fail(['DamagedError', 'StemmaError', 'Exception'], 'all is lost', None)")
+    assert attempts(tmp_path) == 1
+
+
+RANKS = """
+if len(sys.argv) == 2:  # what torchrun is: it starts the ranks and waits for them
+    command = [sys.executable, __file__, sys.argv[1]]
+    ranks = [subprocess.Popen([*command, str(rank)]) for rank in (0, 1)]
+    sys.exit(max(rank.wait() for rank in ranks))
+rank = int(sys.argv[2])
+heart = Heartbeat(folder, rank)
+heart.beat(7, "training")
+
+def waits_for_the_other():
+    time.sleep(120)
+"""
+
+
+def test_a_hang_shows_where_every_rank_is_and_is_ended(watch: Runner, tmp_path: Path) -> None:
+    with pytest.raises(StageFailed) as caught:
+        watch(
+            RANKS
+            + """
+def spins_for_ever():
+    while True:
+        pass
+
+waits_for_the_other() if rank else spins_for_ever()
+""",
+            hang_seconds=1.0,
+            restarts=0,
+        )
+    message = str(caught.value)
+    assert "no rank did anything for 1 s" in message
+    for rank, where in enumerate(("spins_for_ever", "waits_for_the_other")):
+        assert f"rank {rank} (process {read_beats(tmp_path)[rank].pid}), training after step 7" in message
+        assert where in message
+        assert where in (tmp_path / "log").read_text()
+    assert not any(beat.process() for beat in read_beats(tmp_path).values())
+
+
+def test_beating_slowly_is_no_hang(watch: Runner, tmp_path: Path) -> None:
+    watch(
+        """
+        heart = Heartbeat(folder, 0)
+        for _ in range(12):
+            time.sleep(0.2)
+            heart.beat()
+        finish()
+        """,
+        hang_seconds=1.5,
+        restarts=0,
+    )
+
+
+def test_ranks_that_wait_for_a_dead_one_are_not_waited_for(watch: Runner, tmp_path: Path) -> None:
+    """With NCCL they would wait for minutes; and the one that died is named, not those that were killed."""
+    with pytest.raises(StageFailed, match=r"rank 1 \(process \d+\), training after step 7, died") as caught:
+        watch(RANKS + "die() if rank else waits_for_the_other()", restarts=0)
+    assert "rank 0" not in str(caught.value)
+    assert not any(beat.process() for beat in read_beats(tmp_path).values())
+
+
+def test_a_rank_that_finished_is_not_missed(watch: Runner, tmp_path: Path) -> None:
+    """Rank 0 writes the model while the others have left."""
+    watch(
+        RANKS
+        + """
+if rank:
+    heart.beat(doing=DONE)
+else:
+    time.sleep(1.5)
+    finish()
+""",
+        restarts=0,
+    )
+    assert (tmp_path / "result").exists()
+
+
+def test_the_rank_that_failed_is_blamed_not_the_one_that_lost_it(watch: Runner, tmp_path: Path) -> None:
+    with pytest.raises(StageFailed, match="rank 1: KeyError: 'weights'"):
+        watch(
+            RANKS
+            + """
+if rank:
+    fail(["KeyError", "LookupError"], "'weights'", 7, 1)
+time.sleep(0.1)
+fail(["RuntimeError"], "Connection closed by peer", 7, 0)
+"""
+        )
+
+
+def test_asked_to_stop_between_two_attempts_it_stops(
+    watch: Runner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(supervisor, "FIRST_PAUSE", 60)
+
+    def stop(text: str) -> None:
+        running.stopping.set()
+
+    running = Supervisor(
+        "stem",
+        [sys.executable, "-c", "1/0"],
+        os.environ,
+        tmp_path,
+        tmp_path / "log",
+        60,
+        2,
+        threading.Event(),
+        stop,
+    )
+    started = time.monotonic()
+    running.run(lambda: False)
+    assert time.monotonic() - started < 30
+    assert running.restarted == 0
+
+
+def test_a_beat_tells_a_process_from_a_later_one_of_the_same_number(tmp_path: Path) -> None:
+    before = signal.getsignal(signal.SIGUSR1)
+    heart = Heartbeat(tmp_path, 3)
+    heart.beat(step=4, doing="measuring")
+    heart.beat()
+    beat = read_beats(tmp_path)[3]
+    assert (beat.pid, beat.step, beat.doing, beat.count) == (os.getpid(), 4, "measuring", 3)
+    assert beat.process() == psutil.Process()
+    write_json(tmp_path / "heartbeat.3", vars(beat) | {"created": beat.created - 5})
+    assert read_beats(tmp_path)[3].process() is None
+    (tmp_path / "heartbeat.3").write_text('{"rank": 3, "no')
+    assert read_beats(tmp_path) == {}
+    assert signal.getsignal(signal.SIGUSR1) == before
+
+
+def test_the_newest_step_is_that_of_the_last_whole_checkpoint(tmp_path: Path) -> None:
+    assert newest_step(tmp_path) == -1
+    for name in ("step-00000004", "step-00000012", ".step-00000016.tmp"):
+        (tmp_path / "checkpoint" / name).mkdir(parents=True)
+    assert newest_step(tmp_path) == 12
