@@ -8,17 +8,19 @@ shape: not on how many ranks share the model, nor on which device.
 
 import hashlib
 import re
+from dataclasses import replace
 from typing import Any
 
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from pretrain import context, device
-from pretrain.config import ModelConfig, Precision
+from pretrain.config import FP8Config, ModelConfig, Precision
+from pretrain.precision import Machine, check_fp8, model_fields
+from pretrain.simulated import simulate
 from pretrain.topology import Topology
-from stemma.core.errors import StemmaError
 
 # isort: split
 # Megatron is imported after pretrain.device, which prepares it for a CPU.
@@ -26,6 +28,7 @@ from megatron.core import parallel_state
 from megatron.core.models.gpt import GPTModel
 from megatron.core.models.gpt.gpt_layer_specs import get_gpt_layer_local_spec
 from megatron.core.tensor_parallel import (
+    ColumnParallelLinear,
     gather_from_tensor_model_parallel_region,
     scatter_to_sequence_parallel_region,
     set_tensor_model_parallel_attributes,
@@ -33,7 +36,8 @@ from megatron.core.tensor_parallel import (
 from megatron.core.transformer import ModuleSpec, TransformerConfig
 from megatron.core.transformer.enums import AttnMaskType
 from megatron.core.transformer.module import MegatronModule
-from megatron.core.transformer.multi_latent_attention import MLASelfAttention
+from megatron.core.transformer.multi_latent_attention import MLASelfAttention, MLASelfAttentionSubmodules
+from megatron.core.transformer.spec_utils import build_module
 from megatron.core.transformer.transformer_block import TransformerBlockSubmodules
 from megatron.core.transformer.transformer_config import MLATransformerConfig
 
@@ -108,10 +112,32 @@ class LatentAttention(MLASelfAttention):
     projection that is not split; it then gathers the positions of both, and adds up their gradients.
     """
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
+    def __init__(self, *args: Any, submodules: MLASelfAttentionSubmodules, **kwargs: Any) -> None:
+        # Megatron takes no down projections but of its own classes; a spec of ours has its place afterwards.
+        ours = {
+            name: spec
+            for name in ("linear_q_down_proj", "linear_kv_down_proj")
+            if isinstance(spec := getattr(submodules, name), ModuleSpec)
+        }
+        theirs = replace(submodules, **dict.fromkeys(ours, ColumnParallelLinear))
+        super().__init__(*args, submodules=theirs, **kwargs)
+        for name, spec in ours.items():
+            if hasattr(self, name):  # without a query latent there is no projection to it
+                setattr(self, name, self._down_projection(spec, getattr(self, name)))
         if self.config.tensor_model_parallel_size > 1:
             self.linear_kv_down_proj.register_forward_hook(self._join)
+
+    def _down_projection(self, spec: ModuleSpec, theirs: ColumnParallelLinear) -> nn.Module:
+        return build_module(
+            spec,
+            theirs.input_size,
+            theirs.output_size,
+            config=self.config,
+            init_method=self.config.init_method,
+            bias=False,
+            gather_output=False,
+            tp_group=theirs.tp_group,
+        )
 
     def _join(self, _module: object, _inputs: object, output: tuple[Tensor, Tensor | None]) -> Any:
         whole = gather_from_tensor_model_parallel_region(output[0])
@@ -150,27 +176,25 @@ def megatron_config(
     precision: Precision = "fp32",
     topology: Topology = Topology(),
     recompute: bool = False,
+    fp8: FP8Config | None = None,
 ) -> MLATransformerConfig:
     """Megatron's config of a model.
-
-    The fields of bf16, fp16 and fp8 are set as Megatron documents them; only fp32 has run on a device so far.
 
     Args:
         model: its shape.
         precision: number format of the matrix products.
         topology: how ranks share it.
         recompute: keep each layer's input only, and compute the rest again in the backward pass.
+        fp8: scaling, with precision fp8; None: the defaults.
 
     Raises:
-        StemmaError: the precision needs CUDA and there is none.
+        StemmaError: fp8 cannot run here.
         TopologyError: the ranks do not divide the model.
     """
-    if precision != "fp32" and not device.ON_CUDA:
-        raise StemmaError(
-            f"precision {precision} needs a CUDA device and this machine has none. Use precision: fp32 here."
-        )
+    fp8 = fp8 or FP8Config()
+    if precision == "fp8":
+        check_fp8(model, fp8, topology, Machine.here())
     topology.check(model)
-    dtype = {"fp32": torch.float32, "fp16": torch.float16}.get(precision, torch.bfloat16)
     return MLATransformerConfig(
         num_layers=model.num_layers,
         hidden_size=model.hidden_size,
@@ -203,14 +227,10 @@ def megatron_config(
         recompute_granularity="full" if recompute else None,
         recompute_method="uniform" if recompute else None,
         recompute_num_layers=1 if recompute else None,
-        params_dtype=dtype,
-        pipeline_dtype=dtype,
-        bf16=precision in ("bf16", "fp8"),
-        fp16=precision == "fp16",
-        fp8="hybrid" if precision == "fp8" else None,
         use_cpu_initialization=not device.ON_CUDA,
         perform_initialization=False,  # initialize() does
         calculate_per_token_loss=True,  # gradients are summed over replicas: the loss is divided beforehand
+        **model_fields(precision, fp8),
     )
 
 
@@ -238,14 +258,33 @@ def layer_spec(fp8: bool = False) -> ModuleSpec:
     return spec
 
 
-def build_model(model: ModelConfig, config: MLATransformerConfig) -> LanguageModel:
+def layer_specs(config: MLATransformerConfig, simulated: FP8Config | None = None) -> list[ModuleSpec]:
+    """The layers of this pipeline stage; some may stay in bf16 where fp8 is simulated."""
+    count = config.num_layers // config.pipeline_model_parallel_size
+    plain = layer_spec(fp8=config.fp8 is not None)
+    if simulated is None:
+        return [plain] * count
+    first = parallel_state.get_pipeline_model_parallel_rank() * count
+    in_fp8 = range(
+        simulated.num_layers_at_start_in_bf16, config.num_layers - simulated.num_layers_at_end_in_bf16
+    )
+    quantised = simulate(layer_spec(), simulated)
+    return [quantised if layer in in_fp8 else plain for layer in range(first, first + count)]
+
+
+def build_model(
+    model: ModelConfig, config: MLATransformerConfig, simulated: FP8Config | None = None
+) -> LanguageModel:
     """This rank's part of the model, with memory in place of weights; ``initialize`` fills it.
 
     Needs Megatron's parallel state. Inside ``torch.device("meta")`` it allocates nothing, on a CPU.
+
+    Args:
+        model: its shape.
+        config: from ``megatron_config``.
+        simulated: compute linear layers as if in fp8.
     """
-    layers = [layer_spec(fp8=config.fp8 is not None)] * (
-        config.num_layers // config.pipeline_model_parallel_size
-    )
+    layers = layer_specs(config, simulated)
     with device.cuda_answered():
         return LanguageModel(
             config,

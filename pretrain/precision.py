@@ -13,6 +13,7 @@ import torch
 
 from pretrain import device
 from pretrain.config import FP8Config, FP8Recipe, LossScaleConfig, ModelConfig, Precision
+from pretrain.topology import Topology
 from stemma.core.errors import StemmaError
 
 # isort: split
@@ -89,7 +90,7 @@ def loss_scale_fields(scale: LossScaleConfig) -> dict[str, Any]:
     }
 
 
-def check_fp8(model: ModelConfig, fp8: FP8Config, tensor_parallel: int, machine: Machine) -> None:
+def check_fp8(model: ModelConfig, fp8: FP8Config, topology: Topology, machine: Machine) -> None:
     """Refuse FP8 where it cannot run.
 
     Raises:
@@ -100,7 +101,10 @@ def check_fp8(model: ModelConfig, fp8: FP8Config, tensor_parallel: int, machine:
     if in_bf16 >= model.num_layers:
         reasons.append(f"{in_bf16} layers stay in bf16 and the model has {model.num_layers}: none is left")
     if not fp8.simulate:
-        reasons += _hardware(fp8, machine) + _widths(model, fp8, tensor_parallel)
+        reasons += _hardware(fp8, machine) + _widths(model, fp8, topology.tensor)
+        stage = model.num_layers // topology.pipeline
+        if max(fp8.num_layers_at_start_in_bf16, fp8.num_layers_at_end_in_bf16) > stage:
+            reasons.append(f"more layers stay in bf16 at one end than a pipeline stage has ({stage})")
     if reasons:
         advice = "Use precision: bf16, or set fp8.simulate to see its numerics (slowly) on any device."
         listed = "\n".join(f"  {reason}" for reason in reasons)
@@ -136,7 +140,10 @@ def _widths(model: ModelConfig, fp8: FP8Config, tensor_parallel: int) -> list[st
     }
     if model.q_lora_rank is not None:
         split["q_lora_rank"] = model.q_lora_rank
-    widths = whole | {f"({name}) / TP": width / tensor_parallel for name, width in split.items()}
+    widths = whole | {
+        name if tensor_parallel == 1 else f"({name}) / tensor_parallel": width / tensor_parallel
+        for name, width in split.items()
+    }
     uneven = {name: width for name, width in widths.items() if width % unit}
     return [f"{name} is {width:g}, not a multiple of {unit}" for name, width in uneven.items()]
 

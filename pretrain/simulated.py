@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from kernels.fp8.delayed import AmaxHistory
 from kernels.fp8.reference import E4M3, E5M2, LARGEST, quantise
+from kernels.matmul.onednn import linear, outer_sum
 from pretrain import device  # noqa: F401  (prepares Megatron, which is imported after it, for a CPU)
 from pretrain.config import FP8Config
 
@@ -70,7 +71,7 @@ class _Product(torch.autograd.Function):
         ctx.save_for_backward(x, weight)
         ctx.operands = operands
         rows = x.flatten(0, -2)
-        out = operands(INPUT, rows, 1) @ operands(WEIGHT, weight, 1).t()
+        out = linear(operands(INPUT, rows, 1), operands(WEIGHT, weight, 1))
         return out.to(x.dtype).view(*x.shape[:-1], -1)
 
     @staticmethod
@@ -78,8 +79,8 @@ class _Product(torch.autograd.Function):
         x, weight = ctx.saved_tensors
         operands, gradient = ctx.operands, grads[0].flatten(0, -2)
         operands.record(GRADIENT, gradient)
-        to_input = operands(GRADIENT, gradient, 1) @ operands(WEIGHT, weight, 0)
-        to_weight = operands(GRADIENT, gradient, 0).t() @ operands(INPUT, x.flatten(0, -2), 0)
+        to_input = linear(operands(GRADIENT, gradient, 1), operands(WEIGHT, weight, 0).t())
+        to_weight = outer_sum(operands(GRADIENT, gradient, 0), operands(INPUT, x.flatten(0, -2), 0))
         return to_input.to(x.dtype).view(x.shape), to_weight.to(weight.dtype), None
 
 

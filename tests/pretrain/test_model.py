@@ -4,7 +4,6 @@ import torch
 from pretrain.config import ModelConfig
 from pretrain.model import build_model, join_shards, megatron_config, tensor_shard
 from pretrain.topology import Topology, TopologyError
-from stemma.core.errors import StemmaError
 from tests.pretrain.helpers import REFERENCE, TINY, build
 
 
@@ -74,13 +73,6 @@ def test_shards_join_to_what_was_split(name, size):
 def test_a_swiglu_shard_holds_a_part_of_the_gate_and_of_the_up_projection():
     whole = torch.arange(8)[:, None]
     assert tensor_shard("linear_fc1.weight", whole, 1, 2).flatten().tolist() == [2, 3, 6, 7]
-
-
-@pytest.mark.parametrize("precision", ["bf16", "fp16", "fp8"])
-@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without CUDA")
-def test_half_precision_is_refused_without_cuda(precision):
-    with pytest.raises(StemmaError, match=f"{precision} needs a CUDA device"):
-        megatron_config(TINY, precision)
 
 
 def test_ranks_that_do_not_divide_the_model_are_refused():
