@@ -23,6 +23,7 @@ from pretrain.cross_entropy import token_statistics
 from pretrain.losses import WEIGHT
 from pretrain.model import LanguageModel, build_model, initialize, megatron_config
 from pretrain.optimizer import build_optimizer, set_learning_rate, update
+from pretrain.simulated import end_step
 from pretrain.topology import Topology
 from stemma.core.errors import StemmaError
 from stemma.core.stage import Execution
@@ -119,8 +120,9 @@ class Engine:
         where = device.start(execution.threads)
         topology = Topology.of(execution)
         join(topology)
-        config = megatron_config(model, training.precision, topology, training.recompute)
-        module = build_model(model, config)
+        config = megatron_config(model, training.precision, topology, training.recompute, training.fp8)
+        simulated = training.fp8 if training.precision == "fp8" and training.fp8.simulate else None
+        module = build_model(model, config, simulated)
         initialize(module, model, training.seed)
         module = module.to(where, config.params_dtype)
         if training.rope_theta is not None:
@@ -132,7 +134,9 @@ class Engine:
             ),
             module,
         )
-        optimizer = build_optimizer(ddp, config, training.optimizer, sharded_optimizer)
+        optimizer = build_optimizer(
+            ddp, config, training.optimizer, sharded_optimizer, training.loss_scale
+        )
         config.finalize_model_grads_func = _finalize_gradients
         if training.precision == "fp16":
             config.grad_scale_func = optimizer.scale_loss
@@ -410,3 +414,4 @@ def join(topology: Topology) -> None:
 def _finalize_gradients(model: list[nn.Module], _num_tokens: Tensor | None = None, **kwargs: Any) -> None:
     """Sum gradients over ranks. The loss is divided by the batch's tokens already."""
     finalize_model_grads(model, None, **kwargs)
+    end_step(model)
