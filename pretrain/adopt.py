@@ -16,6 +16,8 @@ from typing import Any
 
 from data_pipeline.curriculum.common import common_steps
 from data_pipeline.curriculum.plan import PLAN_FILE, Plan
+from pretrain.checkpoint.folder import EXTRA, IDENTITY, draft_of, replace_identity, step_folder
+from pretrain.checkpoint.retention import MILESTONES
 from pretrain.config import ScheduleConfig, TrainingConfig
 from pretrain.schedule import learning_rate
 from stemma.core.artifact import SCRATCH, STAGE_RECORD
@@ -67,7 +69,7 @@ def adopt(stage: Stage, work: Workspace, plan: Plan, training: TrainingConfig) -
         return
     try:
         with lock(lock_path(best.folder), 0.0, work.progress):
-            _take(best, best.checkpoint, work.path, own)
+            _take(best, best.checkpoint, stage, work.path, own)
     except LockedError:
         work.progress.say(f"{best.folder.name} is being trained by another process; nothing is taken over")
         return
@@ -120,8 +122,9 @@ def trained_steps(folder: Path) -> int:
 
 def newest_checkpoint(folder: Path, upto: int) -> tuple[Path | None, int]:
     """The newest checkpoint of a stage's folder at or before a step; ``(None, 0)`` if none is kept."""
-    kept = [*folder.glob(f"{SCRATCH}/checkpoint/step-*"), folder / "checkpoint"]
-    steps = {path: _state(path)["step"] for path in kept if (path / "extra.json").is_file()}
+    named = [*folder.glob(f"{SCRATCH}/checkpoint/step-*"), *folder.glob(f"{MILESTONES}/step-*")]
+    kept = [*named, folder / "checkpoint"]
+    steps = {path: _state(path)["step"] for path in kept if (path / EXTRA).is_file()}
     usable = [(step, path) for path, step in steps.items() if step <= upto]
     step, path = max(usable, default=(0, None))
     return path, step
@@ -129,10 +132,10 @@ def newest_checkpoint(folder: Path, upto: int) -> tuple[Path | None, int]:
 
 def _state(checkpoint: Path) -> dict[str, Any]:
     """The training state in a checkpoint: step, ledger, positions of the logs."""
-    return dict(read_json(checkpoint / "extra.json")["extra"])
+    return dict(read_json(checkpoint / EXTRA)["extra"])
 
 
-def _take(former: Former, checkpoint: Path, path: Path, own: Path) -> None:
+def _take(former: Former, checkpoint: Path, stage: Stage, path: Path, own: Path) -> None:
     """Logs first, the checkpoint last, in one rename: what is half taken over is not seen as anything."""
     for name, position in _state(checkpoint)["logs"].items():
         source, target = former.folder / f"{name}.jsonl", path / f"{name}.jsonl"
@@ -142,10 +145,12 @@ def _take(former: Former, checkpoint: Path, path: Path, own: Path) -> None:
         else:
             target.unlink(missing_ok=True)
     own.mkdir(parents=True, exist_ok=True)
-    target = own / f"step-{former.step:08d}"
-    temporary = own / f".{target.name}.tmp"
+    target = step_folder(own, former.step)
+    temporary = draft_of(target)
     shutil.rmtree(temporary, ignore_errors=True)
     shutil.copytree(checkpoint, temporary, copy_function=_link)
+    inputs = {role: artifact.fingerprint for role, artifact in stage.inputs.items()}  # the plan's is another
+    replace_identity(temporary, read_json(checkpoint / IDENTITY) | {"inputs": inputs})
     temporary.rename(target)
 
 

@@ -118,7 +118,7 @@ class _Run:
         self.job, self.engine, self.objective, self.progress = job, engine, objective, progress
         self.stop, self.alive = stop, alive
         self.path = Path(job.path)
-        self.checkpoints = Checkpoints(job, engine, progress)
+        self.checkpoints = Checkpoints(job, engine, objective.total_steps, progress)
         self.monitors = Monitors(job, engine, objective, progress)
         self.validator = Validator(job, engine) if job.validation else None
         self.guards = Guards(job.training.guards, job.training.precision)
@@ -178,9 +178,8 @@ class _Run:
                     self.logs["monitors"].append(record)
             self.alive(self.state.step)
             stopping = self.state.step < total and _any_rank(self.engine, self.stop())
-            due = self.checkpoints.due(self.state.step, total)
-            if stopping or due:
-                self._checkpoint(due)
+            if stopping or self.checkpoints.due(self.state.step):
+                self._checkpoint()
             if stopping:
                 raise Stopped(self.state.step)
         return self._finish()
@@ -190,6 +189,25 @@ class _Run:
         batch = self.objective.batch(step, self.engine)
         waited = time.perf_counter() - started
         lr = learning_rate(self.job.training.schedule, step, total)
+        result, finding = self._update(step, batch, lr)
+        for source, (samples, tokens, supervised) in batch.counts.items():
+            self.ledger.record(source, samples, tokens, supervised)
+        seconds = time.perf_counter() - started
+        self.state.seconds += seconds
+        if self.engine.rank == 0:
+            line = receipt(step, batch.sha256, result.loss, result.grad_norm, lr)
+            self.logs["receipts"].append(line)
+            metrics = step_metrics(step, batch, result, self.ledger.domains, lr, seconds, waited)
+            self.logs["metrics"].append(metrics)
+            shown = {key: metrics[key] for key in ("loss", "lr", "tokens_per_second")}
+            self.progress.step(step + 1, total, **shown, **batch.metrics)
+            for known in self.rewinds.incidents(step):
+                self.logs["incidents"].append(known)
+        if finding is not None:
+            self._deal_with(step, batch, result, finding)
+
+    def _update(self, step: int, batch: StepBatch, lr: float) -> tuple[StepResult, Finding | None]:
+        """Train one step, if nothing speaks against it; also what does."""
         self.guards.enter(batch.phase)
         finding: Finding | None = None
         withheld = self.rewinds.withheld(step)
@@ -203,22 +221,8 @@ class _Run:
         if result.skipped and finding is None and not withheld:
             finding = self.guards.judge_unapplied(result)
         self.guards.observe(result)
-        for source, (samples, tokens, supervised) in batch.counts.items():
-            self.ledger.record(source, samples, tokens, supervised)
-        seconds = time.perf_counter() - started
-        self.state.seconds += seconds
         self.state.withheld += withheld
-        if self.engine.rank == 0:
-            line = receipt(step, batch.sha256, result.loss, result.grad_norm, lr)
-            self.logs["receipts"].append(line)
-            metrics = step_metrics(step, batch, result, self.ledger.domains, lr, seconds, waited)
-            self.logs["metrics"].append(metrics)
-            shown = {key: metrics[key] for key in ("loss", "lr", "tokens_per_second")}
-            self.progress.step(step + 1, total, **shown, **batch.metrics)
-            for known in self.rewinds.incidents(step):
-                self.logs["incidents"].append(known)
-        if finding is not None:
-            self._deal_with(step, batch, result, finding)
+        return result, finding
 
     def _deal_with(self, step: int, batch: StepBatch, result: StepResult, finding: Finding) -> None:
         """Write down a step that went wrong, and do what the profile says."""
@@ -235,13 +239,14 @@ class _Run:
         if self.state.skipped + len(self.rewinds.records) >= limit:
             raise gave_up(stage, step, finding, limit, path)
         if finding.policy == "rewind":
+            self.checkpoints.close()
             self.rewinds.add(step, self.job.training.guards.rewind_steps, line)
             raise Rewind(stage, step)
         self.state.skipped += 1
 
     # --- checkpoints and the end -------------------------------------------------------------------------
 
-    def _checkpoint(self, due: bool) -> None:
+    def _checkpoint(self) -> None:
         """Save everything, after checking that the plan was kept."""
         compare(self.objective.planned(self.state.step), self.ledger)
         self.state.monitors = self.monitors.state_dict()
@@ -249,7 +254,7 @@ class _Run:
         self.state.ledger = self.ledger.to_json()
         self.state.objective = self.objective.state_dict()
         self.state.logs = {name: log.sync() for name, log in self.logs.items()}
-        self.checkpoints.save(self.state.step, asdict(self.state), due)
+        self.checkpoints.save(self.state.step, asdict(self.state))
 
     def _finish(self) -> dict[str, Any]:
         """Write what the artifact consists of. Safe to repeat: each file is a function of the checkpoint."""

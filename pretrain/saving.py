@@ -11,7 +11,7 @@ import torch.distributed as dist
 from pretrain.checkpoint import list_checkpoints, step_folder, step_of
 from pretrain.checkpoint.chain import CHECKPOINTS, Chain
 from pretrain.checkpoint.folder import RECORD
-from pretrain.checkpoint.retention import is_milestone, prune, remove
+from pretrain.checkpoint.retention import MILESTONES, is_milestone, prune, remove
 from pretrain.engine import Engine
 from pretrain.launch import Job
 from stemma.core.artifact import MANIFEST, STAGE_RECORD
@@ -20,8 +20,6 @@ from stemma.core.errors import DamagedError
 from stemma.core.files import read_json, sync_folder
 from stemma.core.progress import Progress
 
-MILESTONES = "milestones"
-
 
 class Checkpoints:
     """The checkpoints of one stage. Every rank holds one of these; rank 0 alone renames and deletes.
@@ -29,11 +27,12 @@ class Checkpoints:
     Args:
         job: says where the stage works, when it saves and what it keeps.
         engine: is saved and loaded.
+        total: the stage's steps.
         progress: is told where training goes on, and what was damaged.
     """
 
-    def __init__(self, job: Job, engine: Engine, progress: Progress) -> None:
-        self.job, self.engine, self.progress = job, engine, progress
+    def __init__(self, job: Job, engine: Engine, total: int, progress: Progress) -> None:
+        self.job, self.engine, self.total, self.progress = job, engine, total, progress
         self.artifact = Path(job.path)
         self.folder = Path(job.scratch) / "checkpoint"
         self.trained = trained(job)
@@ -57,7 +56,8 @@ class Checkpoints:
                 if self.engine.rank == 0:
                     self._set_aside(folder)
                 continue
-            self.chain.go_back(state["logs"].pop("checkpoints"), read_json(folder / RECORD))
+            record = read_json(folder / RECORD)
+            self.chain.go_back(state["logs"].pop("checkpoints"), record, self.due(state["step"]))
             where = step_folder(Path("checkpoint"), state["step"])
             self.progress.say(f"continuing {self.job.stage} from step {state['step']} ({where})")
             return state
@@ -65,12 +65,12 @@ class Checkpoints:
             self.progress.say(f"no good checkpoint of {self.job.stage} is left; it starts from its beginning")
         return None
 
-    def due(self, step: int, total: int) -> bool:
+    def due(self, step: int) -> bool:
         """Whether the profile wants a checkpoint after a step: regularly, as milestones, and at the end."""
         every, keep_every = self.job.training.checkpoint_every, self.job.training.keep_every
-        return step == total or step % every == 0 or is_milestone(step, keep_every)
+        return step == self.total or step % every == 0 or is_milestone(step, keep_every)
 
-    def save(self, step: int, state: dict[str, Any], due: bool = True) -> None:
+    def save(self, step: int, state: dict[str, Any]) -> None:
         """Save a step beside the training, and drop the oldest when that is done.
 
         Waits for the save before, and does not wait for this one unless the profile says so.
@@ -78,7 +78,6 @@ class Checkpoints:
         Args:
             step: steps done.
             state: JSON, the training loop's own state, whose ``logs`` are their positions.
-            due: the profile wants it here; False: a run that was asked to stop leaves it.
 
         Raises:
             StemmaError: this save or the one before could not be written.
@@ -89,7 +88,7 @@ class Checkpoints:
             step_folder(self.folder, step),
             state | {"logs": state["logs"] | {"checkpoints": self.chain.position()}},
             trained=self.trained,
-            record=partial(self.chain.record, step, due=due),
+            record=partial(self.chain.record, step),
             saved=self._saved,
             copy=beside,
         )
@@ -130,7 +129,7 @@ class Checkpoints:
 
     def _saved(self, record: dict[str, Any]) -> None:
         """In the writer's thread, once a checkpoint is on the disk."""
-        self.chain.append(record)
+        self.chain.append(record, self.due(record["step"]))
         if self.engine.rank == 0:
             prune(self.folder, self.job.training.keep_checkpoints, self.job.training.keep_every)
 
@@ -157,7 +156,7 @@ class Checkpoints:
 
 
 def trained(job: Job) -> dict[str, Any]:
-    """What a stage trains with and from: the checkpoints of one attempt fit the next only if it is the same."""
+    """What a stage trains with and from: an attempt goes on from a checkpoint only if it is the same."""
     record = Path(job.path) / STAGE_RECORD
     stage = read_json(record) if record.exists() else {}
     return {

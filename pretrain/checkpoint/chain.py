@@ -59,19 +59,25 @@ class Chain:
         """Where the file ends before the checkpoint that is to be saved."""
         return self._open().sync() if self.path else {}
 
-    def record(self, step: int, state_sha256: str, due: bool) -> dict[str, Any]:
-        """What the checkpoint says of itself: the line, and the line before it."""
-        line = {"step": step, "state_sha256": state_sha256, "due": due, "previous": self.last}
-        return line | {"chain_sha256": link(self.last, step, state_sha256) if due else self.last}
+    def record(self, step: int, state_sha256: str) -> dict[str, Any]:
+        """What a checkpoint says of itself, and which line comes before it."""
+        return {"step": step, "state_sha256": state_sha256, "previous": self.last}
 
-    def append(self, record: dict[str, Any]) -> None:
-        """Add the line of a checkpoint that lies on the disk."""
-        self.last = record["chain_sha256"]
-        if record["due"] and self.path:
-            line = {name: record[name] for name in ("step", "state_sha256", "chain_sha256")}
-            self._open().append(line)
+    def append(self, record: dict[str, Any], due: bool) -> None:
+        """Take note of a checkpoint that lies on the disk.
 
-    def go_back(self, position: dict[str, Any], record: dict[str, Any]) -> None:
+        Args:
+            record: its own.
+            due: it fell due by the profile, and gets a line.
+        """
+        self.last = record["previous"]
+        if due:
+            self.last = link(record["previous"], record["step"], record["state_sha256"])
+            if self.path:
+                line = {"step": record["step"], "state_sha256": record["state_sha256"]}
+                self._open().append(line | {"chain_sha256": self.last})
+
+    def go_back(self, position: dict[str, Any], record: dict[str, Any], due: bool) -> None:
         """Continue from a checkpoint: cut off what came after it, and add its own line.
 
         Raises:
@@ -80,7 +86,7 @@ class Chain:
         self.close()
         if self.path:
             self.log = JsonlLog(self.path, position)
-        self.append(record)
+        self.append(record, due)
 
     def close(self) -> None:
         """Leave the file to others."""

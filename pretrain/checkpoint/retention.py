@@ -7,6 +7,8 @@ from pathlib import Path
 from pretrain.checkpoint.folder import list_checkpoints, step_of, verify
 from stemma.core.errors import DamagedError
 
+MILESTONES = "milestones"  # of a finished stage, in its artifact
+
 
 def is_milestone(step: int, keep_every: int) -> bool:
     """Whether a step's checkpoint is kept for good; 0 keeps none."""
