@@ -104,6 +104,8 @@ class StepBatch:
         sha256: of the global batch, the same on any topology.
         denominator: supervised tokens of the global batch; the step's loss is the summed loss over this.
         pedigree: where this rank's rows come from.
+        documents: what each of them read, document by document; None where the pedigree says it already.
+            Called when a step went wrong.
         phase: of the plan, where losses may be of another level than in the phase before.
         metrics: figures the objective knows of the global batch, such as the mean reward.
     """
@@ -113,6 +115,7 @@ class StepBatch:
     sha256: str
     denominator: float
     pedigree: list[dict[str, Any]] = field(default_factory=list)
+    documents: Callable[[], list[list[dict[str, Any]]]] | None = None
     phase: int = 0
     metrics: dict[str, float] = field(default_factory=dict)
 

@@ -22,7 +22,6 @@ from stemma.core.errors import StageFailed
 
 Kind = Literal["not_finite", "loss_spike", "grad_norm_outlier"]
 
-SETTLED = 16  # steps that must come before: fewer say little of what is usual
 NORMAL = 1.4826  # median absolute deviations to the standard deviation of a normal distribution
 FLAT = 1e-3  # of the median: the least deviation assumed, however flat a curve is
 SEVERITY: list[Policy] = ["record", "skip", "rewind", "stop"]
@@ -67,13 +66,14 @@ class Recent:
 
     def __init__(self, window: int) -> None:
         self.values: deque[float] = deque(maxlen=window)
+        self.settled = window // 4  # fewer say little of what is usual
 
     def compare(self, value: float) -> tuple[float, float]:
         """The median, and how many robust standard deviations a value lies above it.
 
         Without enough values before it, every value is the usual one.
         """
-        if len(self.values) < SETTLED:
+        if len(self.values) < self.settled:
             return value, 0.0
         usual = median(self.values)
         spread = NORMAL * median(abs(each - usual) for each in self.values)
@@ -169,11 +169,14 @@ def incident(
 
 
 def pedigree(batch: StepBatch, engine: Engine) -> list[dict[str, Any]]:
-    """Where a step's rows come from, in the batch's order. Every rank calls it."""
+    """Where a step's rows come from, in the batch's order, with their documents. Every rank calls it."""
+    rows = batch.pedigree
+    if batch.documents is not None:
+        rows = [{**row, "documents": read} for row, read in zip(rows, batch.documents(), strict=True)]
     if engine.data_size == 1:
-        return batch.pedigree
+        return rows
     gathered: list[Any] = [None] * engine.world_size
-    dist.all_gather_object(gathered, (engine.data_rank, batch.pedigree))
+    dist.all_gather_object(gathered, (engine.data_rank, rows))
     by_rank = dict(gathered)  # ranks of one model replica hold the same rows
     return [row for rank in sorted(by_rank) for row in by_rank[rank]]
 

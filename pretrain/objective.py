@@ -7,6 +7,7 @@ so that memory stays the same: ``micro_batch_size * first length // length`` seq
 
 import math
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from pretrain.config import TrainingConfig
 from pretrain.engine import Engine
 from pretrain.launch import Job
 from pretrain.losses import by_source, next_token_loss
+from pretrain.pedigree import documents_of
 from stemma.core.errors import StemmaError
 from stemma.core.ledger import Ledger
 
@@ -89,6 +91,8 @@ class LanguageModel:
             sha256=batch_digest(_of_all_ranks([sample.digest() for sample in mine], engine)),
             denominator=float(where.samples * length),
             pedigree=[sample.pedigree for sample in mine],
+            documents=partial(documents_of, mine, self.shards),
+            phase=where.phase,
         )
 
     def loss(self, output: Tensor, micro: MicroBatch) -> tuple[Tensor, dict[str, Tensor]]:

@@ -158,7 +158,7 @@ def view_samples(
     shards = {
         name: shard_of(artifacts, stage, plan, name) for name in sorted({at.source for _, at in located})
     }
-    parts = [_stretches(shards[at.source], at.start_token, at.sequence_length) for _, at in located]
+    parts = [stretches(shards[at.source], at.start_token, at.sequence_length) for _, at in located]
     rows = {
         name: describe_documents(
             shard,
@@ -194,7 +194,7 @@ def view_samples(
     return views
 
 
-def _stretches(shard: TokenShard, start: int, length: int) -> list[tuple[int, int, int]]:
+def stretches(shard: TokenShard, start: int, length: int) -> list[tuple[int, int, int]]:
     """``(document, first, last)`` of every document in a window of a shard."""
     found, token, end = [], start, start + length
     while token < end:

@@ -1,11 +1,14 @@
 """Tiny but real inputs of a training stage: the running Python's own sources, in Megatron's format."""
 
+import hashlib
 import sysconfig
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from data_pipeline.config import PlanConfig
@@ -86,6 +89,10 @@ class ByteTokens(Stage):
                     ids = np.array([*text, END], dtype=np.uint16)
                     builder.add_document(ids, [len(ids)])
                 builder.finalize(str(folder / f"{source}.idx"))
+                sidecar = {"document": range(len(texts)), "start": [0] * len(texts)}
+                sidecar |= {"id": [hashlib.sha256(text).hexdigest()[:20] for text in texts]}
+                sidecar |= {"origin": [f"{source}#{at}" for at in range(len(texts))]}
+                pq.write_table(pa.table(sidecar), folder / f"{source}.docs.parquet")
                 size = sum(map(len, texts))
                 splits[split] = {"documents": len(texts), "tokens": size + len(texts), "bytes": size}
             record["sources"][source] = {"domain": domain, "language": "en", "splits": splits}
