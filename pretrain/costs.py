@@ -10,19 +10,35 @@ length.
 """
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from pretrain.config import ModelConfig, Precision
 from pretrain.topology import Topology
 
 GIB = 1 << 30
 
-# Dense (not sparse) matrix throughput of one device in bf16, FLOP/s, and its memory in bytes: vendors' data
-# sheets, SXM/OAM forms.
-DEVICES: dict[str, tuple[float, int]] = {
-    "a100": (312e12, 80 * GIB),
-    "h100": (989e12, 80 * GIB),
-    "h200": (989e12, 141 * GIB),
-    "b200": (2250e12, 180 * GIB),
+
+class Device(NamedTuple):
+    """One GPU, by its vendor's data sheet: SXM/OAM form, in a machine of eight with a network card for each.
+
+    Attributes:
+        flops: dense (not sparse) matrix throughput in bf16, FLOP/s.
+        memory: bytes.
+        link: to the other GPUs of its machine, bytes/s in one direction.
+        network: to other machines, bytes/s in one direction.
+    """
+
+    flops: float
+    memory: int
+    link: float
+    network: float
+
+
+DEVICES = {
+    "a100": Device(312e12, 80 * GIB, 300e9, 25e9),
+    "h100": Device(989e12, 80 * GIB, 450e9, 50e9),
+    "h200": Device(989e12, 141 * GIB, 450e9, 50e9),
+    "b200": Device(2250e12, 180 * GIB, 900e9, 50e9),
 }
 
 
@@ -96,18 +112,21 @@ def layer_activation_bytes(model: ModelConfig, topology: Topology, precision: Pr
 
     After Korthikanti et al. 2022 (arXiv 2205.05198, section 4), written out for MLA. Whole on every
     tensor-parallel rank: the inputs of both norms and what they feed (``4 h``), the latents before and after
-    theirs (``2 q + 2 c``) and the shared rotary key (``d_r``). Split: queries, keys, and values and output
-    that the engine pads to the keys' width for the kernel (``4 n (d_n + d_r)``), the output without padding
-    (``n d_v``), the SwiGLU's input and output (``3 f``), and the kernel's log-sum-exp (4 bytes per head).
+    theirs (``2 q + 2 c``) and the shared rotary key (``d_r``); sequence parallelism splits all but the
+    latents. Split: queries, keys, and values and output that the engine pads to the keys' width for the
+    kernel (``4 n (d_n + d_r)``; keys and values of all positions, where context-parallel ranks gather them),
+    the output without padding (``n d_v``), the SwiGLU's input and output (``3 f``), and the kernel's
+    log-sum-exp (4 bytes per head).
     Without the fused kernels, as on a CPU, each norm keeps one more copy of what it returns and the SwiGLU
     ``2 f`` more. Allocator slack and communication buffers are not in it.
     """
     size = 4 if precision == "fp32" else 2
     heads = model.num_attention_heads
-    whole = (
-        4 * model.hidden_size + 2 * (model.q_lora_rank or 0) + 2 * model.kv_lora_rank + model.qk_rope_head_dim
-    )
-    split = heads * (4 * model.qk_head_dim + model.v_head_dim) + 3 * model.ffn_hidden_size
+    between = topology.tensor if topology.sequence_parallel else 1
+    whole = 4 * model.hidden_size / between
+    whole += 2 * (model.q_lora_rank or 0) + 2 * model.kv_lora_rank + model.qk_rope_head_dim
+    attention = (2 + 2 * topology.context) * model.qk_head_dim + model.v_head_dim
+    split = heads * attention + 3 * model.ffn_hidden_size
     return size * (whole + split / topology.tensor) + 4 * heads / topology.tensor
 
 
@@ -156,11 +175,12 @@ def memory(
     layers = model.num_layers // topology.pipeline
     weights, gradients, optimizer = state_bytes_per_parameter(precision, topology.data * topology.context)
 
+    between = topology.tensor if topology.sequence_parallel else 1
+    layer_input = model.hidden_size * size / between
+
     def rank(last: bool) -> Memory:
         held = 1 if last else topology.pipeline
-        kept = (
-            held * layers * model.hidden_size * size + one_layer if recompute else held * layers * one_layer
-        )
+        kept = held * layers * layer_input + one_layer if recompute else held * layers * one_layer
         count = rank_parameters(model, topology, last)
         logits = (2 * size + 4) * model.vocab_size / topology.tensor if last else 0
         return Memory(count * weights, count * gradients, count * optimizer, tokens * kept, tokens * logits)
@@ -168,6 +188,15 @@ def memory(
     if topology.pipeline == 1:
         return rank(last=True)
     return max(rank(last=False), rank(last=True), key=lambda found: found.total)
+
+
+def checkpoint_bytes(model: ModelConfig, precision: Precision) -> int:
+    """Bytes of one checkpoint: weights and optimizer state, whatever the number of ranks that write it.
+
+    fp32: weights and two moments. Otherwise 2-byte weights, their fp32 main copy, and two moments. Names,
+    indexes and the loop's own state are some kilobytes more.
+    """
+    return model.parameters * (12 if precision == "fp32" else 14)
 
 
 def days(flops: float, gpus: int, flops_per_gpu: float) -> float:

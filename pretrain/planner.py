@@ -9,13 +9,15 @@ import contextlib
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from math import prod
 from typing import Any, Protocol
 
 from data_pipeline.config import CurriculumConfig, PlanConfig
 from pretrain.config import ModelConfig, TrainingConfig
-from pretrain.costs import DEVICES, GIB, Memory, days, memory, training_flops
+from pretrain.costs import DEVICES, GIB, Memory, checkpoint_bytes, memory, training_flops
 from pretrain.schedule import learning_rate
 from pretrain.topology import Topology
+from pretrain.topology_search import ROOM, Estimate, Work, estimate, feasible, topologies
 from stemma.core.errors import StemmaError
 
 STAGES = ("commonsense", "stem", "general", "agentic")
@@ -68,9 +70,12 @@ class StagePlan:
         batch_tokens: tokens per optimizer step.
         learning_rates: (first, highest, last).
         flops: model FLOPs of the stage, forward and backward.
-        days: on the GPUs and at the MFU of the report.
+        choice: how the GPUs share it, its time and memory.
+        feasible: the choice fits; if not, it is what comes nearest.
         kept: memory of the fullest GPU at the longest sequence, in bytes, activations kept.
         recomputed: the same with every layer computed again in the backward pass.
+        checkpoint: bytes of one checkpoint.
+        checkpoints: of them on disk towards the end of the stage: the last ones, and the milestones.
     """
 
     name: str
@@ -85,9 +90,17 @@ class StagePlan:
     precision: str
     micro_batch_size: int
     flops: float
-    days: float
+    choice: Estimate
+    feasible: bool
     kept: Memory
     recomputed: Memory
+    checkpoint: int
+    checkpoints: int
+
+    @property
+    def days(self) -> float:
+        """Estimated, without restarts and evaluation."""
+        return self.choice.seconds / 86_400
 
 
 @dataclass(frozen=True)
@@ -102,7 +115,8 @@ class PlannerReport:
     gpu: str
     gpu_memory: int
     mfu: float
-    topology: Topology
+    common: Topology | None
+    """The fastest topology that every stage fits, if one does: a run has one for all its stages."""
     stages: tuple[StagePlan, ...]
     notes: tuple[str, ...] = field(default=())
 
@@ -117,9 +131,9 @@ def plan_profile(
     gpus: int = 64,
     gpu: str = "h100",
     mfu: float = 0.4,
-    tensor_parallel: int = 1,
-    pipeline_parallel: int = 1,
-    context_parallel: int = 1,
+    tensor_parallel: int | None = None,
+    pipeline_parallel: int | None = None,
+    context_parallel: int | None = None,
 ) -> PlannerReport:
     """Plan the training stages of a profile on given hardware.
 
@@ -127,7 +141,9 @@ def plan_profile(
         profile: a ``stemma.profile.Profile``.
         gpus: devices in all; what the three parallel sizes leave over becomes data parallelism.
         gpu: a key of ``pretrain.costs.DEVICES``.
-        mfu: model FLOPs utilization to assume, 0 to 1. It is an assumption, not a promise.
+        mfu: model FLOPs utilization that one GPU reaches by itself, 0 to 1: an assumption, not a promise.
+            What sharing costs on top is estimated.
+        tensor_parallel: None: whatever is fastest; so are the others.
 
     Raises:
         PlannerError: unknown GPU, or a number of GPUs that the parallel sizes do not divide.
@@ -135,32 +151,93 @@ def plan_profile(
     """
     if gpu not in DEVICES:
         raise PlannerError(f"unknown GPU {gpu!r}; known are: {', '.join(DEVICES)}")
-    group = tensor_parallel * pipeline_parallel * context_parallel
+    asked = {"tensor": tensor_parallel, "pipeline": pipeline_parallel, "context": context_parallel}
+    given = {name: size for name, size in asked.items() if size is not None}
+    group = prod(given.values())
     if gpus % group:
         raise PlannerError(
-            f"{gpus} GPUs cannot be divided into groups of {tensor_parallel} x {pipeline_parallel} x "
-            f"{context_parallel} (tensor x pipeline x context parallel)"
+            f"{gpus} GPUs cannot be divided into groups of "
+            f"{' x '.join(str(given.get(name, 1)) for name in asked)} (tensor x pipeline x context parallel)"
         )
-    topology = Topology(tensor_parallel, pipeline_parallel, context_parallel, gpus // group)
-    topology.check(profile.model)
-    peak, capacity = DEVICES[gpu]
-    stages = tuple(
-        plan_stage(name, phases, training, profile.model, topology, peak * mfu, at_most=name not in STAGES)
-        for name, training, phases in stage_phases(profile)
-    )
+    Topology(**given).check(profile.model)
+    stages, fitting = [], []
+    for name, training, phases in stage_phases(profile):
+        found = options(profile.model, training, phases, gpus, gpu, mfu, given)
+        stages.append(plan_stage(name, phases, training, profile.model, found, at_most=name not in STAGES))
+        fitting.append(fastest_by_topology(found.fits))
     lengths = sorted({phase.sequence_length for stage in stages for phase in stage.phases})
+    everywhere = set.intersection(*(set(seconds) for seconds in fitting))
     return PlannerReport(
         profile=profile.name,
         parameters=count_parameters(profile.model),
         flops_per_token={length: training_flops(profile.model, length) for length in lengths},
         gpus=gpus,
         gpu=gpu,
-        gpu_memory=capacity,
+        gpu_memory=DEVICES[gpu].memory,
         mfu=mfu,
-        topology=topology,
-        stages=stages,
-        notes=tuple(remarks(stages, topology, capacity)),
+        common=min(
+            everywhere,
+            key=lambda shared: (sum(seconds[shared] for seconds in fitting), str(shared)),
+            default=None,
+        ),
+        stages=tuple(stages),
+        notes=tuple(remarks(stages, gpus, DEVICES[gpu].memory)),
     )
+
+
+@dataclass(frozen=True)
+class Options:
+    """Ways to share a stage over given GPUs.
+
+    Attributes:
+        fits: feasible ones, fastest first.
+        nearest: what needs the least memory of all, for a stage that nothing fits.
+    """
+
+    fits: list[Estimate]
+    nearest: Estimate
+
+
+def options(
+    model: ModelConfig,
+    training: TrainingConfig,
+    phases: Sequence[PhasePlan],
+    gpus: int,
+    gpu: str,
+    mfu: float,
+    given: Mapping[str, int],
+) -> Options:
+    """Every way to share a stage that has the given sizes (``tensor``, ``pipeline``, ``context``)."""
+    rows = training.micro_batch_size * phases[0].sequence_length
+    work = [
+        Work(
+            phase.sequence_length,
+            phase.sequences_per_step,
+            max(1, rows // phase.sequence_length),
+            phase.steps,
+        )
+        for phase in phases
+    ]
+    wanted = [
+        topology
+        for topology in topologies(model, gpus)
+        if all(getattr(topology, name) == size for name, size in given.items())
+    ]
+    device = DEVICES[gpu]
+    every = [
+        estimate(model, training.precision, work, topology, recompute, device, mfu)
+        for topology in wanted
+        for recompute in (False, True)
+    ]
+    return Options(feasible(every, work, device), min(every, key=lambda option: option.memory.total))
+
+
+def fastest_by_topology(fits: Sequence[Estimate]) -> dict[Topology, float]:
+    """Seconds of a stage by topology, with or without recomputation, whichever is faster."""
+    found: dict[Topology, float] = {}
+    for option in fits:  # fastest first
+        found.setdefault(option.topology, option.seconds)
+    return found
 
 
 def stage_phases(profile: Plannable) -> Iterator[tuple[str, TrainingConfig, list[PhasePlan]]]:
@@ -208,8 +285,7 @@ def plan_stage(
     phases: Sequence[PhasePlan],
     training: TrainingConfig,
     model: ModelConfig,
-    topology: Topology,
-    flops_per_gpu: float,
+    found: Options,
     at_most: bool = False,
 ) -> StagePlan:
     """Cost one stage.
@@ -219,18 +295,19 @@ def plan_stage(
         phases: what it trains on.
         training: how.
         model: the model's shape.
-        topology: how the ranks share it.
-        flops_per_gpu: FLOP/s one GPU achieves, MFU included.
+        found: how GPUs can share it.
         at_most: the phases are upper bounds.
     """
     steps = sum(phase.steps for phase in phases)
-    flops = float(sum(training_flops(model, phase.sequence_length) * phase.tokens for phase in phases))
     rates = [learning_rate(training.schedule, step, steps) for step in milestones(training, steps)]
     longest = max(phase.sequence_length for phase in phases)
     rows = max(1, training.micro_batch_size * phases[0].sequence_length // longest)
+    choice = found.fits[0] if found.fits else found.nearest
     kept, recomputed = (
-        memory(model, topology, training.precision, longest, rows, recompute) for recompute in (False, True)
+        memory(model, choice.topology, training.precision, longest, rows, recompute)
+        for recompute in (False, True)
     )
+    permanent = steps // training.keep_every if training.keep_every else 0
     return StagePlan(
         name=name,
         phases=tuple(phases),
@@ -243,10 +320,13 @@ def plan_stage(
         learning_rates=(rates[0], max(rates), rates[-1]),
         precision=training.precision,
         micro_batch_size=rows,
-        flops=flops,
-        days=days(flops, topology.ranks, flops_per_gpu),
+        flops=float(sum(training_flops(model, phase.sequence_length) * phase.tokens for phase in phases)),
+        choice=choice,
+        feasible=bool(found.fits),
         kept=kept,
         recomputed=recomputed,
+        checkpoint=checkpoint_bytes(model, training.precision),
+        checkpoints=min(training.keep_checkpoints, -(-steps // training.checkpoint_every)) + permanent,
     )
 
 
@@ -255,24 +335,23 @@ def milestones(training: TrainingConfig, steps: int) -> list[int]:
     return [0, min(max(training.schedule.warmup_steps - 1, 0), steps - 1), steps - 1]
 
 
-def remarks(stages: Sequence[StagePlan], topology: Topology, capacity: int) -> Iterator[str]:
+def remarks(stages: Sequence[StagePlan], gpus: int, capacity: int) -> Iterator[str]:
     """What will not work on this hardware, and what to change."""
-    if topology.context > 1:
-        yield "context parallel: counted here, but the training engine cannot split sequences yet"
     for stage in stages:
+        if stage.feasible:
+            continue
+        shared = stage.choice.topology
         for phase in stage.phases:
-            if phase.sequences_per_step % topology.data:
+            if phase.sequences_per_step % shared.data:
                 yield (
                     f"{stage.name}: {phase.sequences_per_step} sequences of {phase.sequence_length:,} per "
-                    f"step do not divide over {topology.data} data-parallel replicas; raise the context, "
+                    f"step do not divide over {shared.data} data-parallel replicas; raise the context, "
                     "tensor or pipeline parallel size, or the batch"
                 )
-        if stage.recomputed.total > capacity:
-            yield f"{stage.name}: does not fit {capacity / GIB:.0f} GiB even when activations are recomputed"
-        elif stage.kept.total > capacity:
+        if stage.choice.memory.total > ROOM * capacity:
             yield (
-                f"{stage.name}: fits {capacity / GIB:.0f} GiB only when activations are recomputed, which "
-                "the training engine does not do yet"
+                f"{stage.name}: does not fit {capacity / GIB:.0f} GiB, {1 - ROOM:.0%} kept free; "
+                f"what comes nearest on {gpus} GPUs takes {stage.choice.memory.total / GIB:.3g} GiB"
             )
 
 

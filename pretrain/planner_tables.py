@@ -10,16 +10,15 @@ from pretrain.planner import PlannerReport
 
 def render(report: PlannerReport, console: Console) -> None:
     """Print a report for people."""
-    split = report.topology
     console.print(
         f"[bold]{report.profile}[/]: {report.parameters:,} parameters "
         "(counted on the meta device, equal to the config's arithmetic)"
     )
     console.print(
-        f"{report.gpus} x {report.gpu}: tensor {split.tensor} x pipeline {split.pipeline} x context "
-        f"{split.context} x data {split.data}, assumed MFU {report.mfu:.0%} of bf16 peak"
+        f"{report.gpus} x {report.gpu}, assumed MFU {report.mfu:.0%} of bf16 peak on one GPU by itself"
     )
     console.print(_training_table(report))
+    console.print(_sharing_table(report))
     console.print(_memory_table(report))
     per_token = ", ".join(
         f"{flops / 1e9:.3g} G at {length:,}" for length, flops in report.flops_per_token.items()
@@ -31,6 +30,15 @@ def render(report: PlannerReport, console: Console) -> None:
         f"[bold]{duration(sum(stage.days for stage in report.pretraining))}[/], without restarts and "
         "evaluation. SFT at most; RL: tokens written at most, without prompts and the time to sample"
     )
+    if report.common:
+        split = report.common
+        console.print(
+            "One setting for the whole run, the fastest that every stage fits: "
+            f"execution.tensor_parallel={split.tensor} execution.pipeline_parallel={split.pipeline} "
+            f"execution.context_parallel={split.context} execution.data_parallel={split.data} "
+            f"execution.sequence_parallel={str(split.sequence_parallel).lower()}. Checkpoints load on any "
+            "other: stages can be run one by one, each with its own"
+        )
     for note in report.notes:
         console.print(f"[yellow]{note}[/]")
 
@@ -63,6 +71,23 @@ def _training_table(report: PlannerReport) -> Table:
             "\n".join(amount(phase.rope_theta) for phase in stage.phases),
             stage.precision,
             bound + duration(stage.days),
+        )
+    return made
+
+
+def _sharing_table(report: PlannerReport) -> Table:
+    heads = ("tensor", "pipeline", "context", "data", "recompute", "MFU", "checkpoint", "kept")
+    made = _table("the fastest way to share each stage that fits (estimated), and its checkpoints", heads)
+    for stage in report.stages:
+        chosen = stage.choice
+        split = chosen.topology
+        made.add_row(
+            stage.name if stage.feasible else f"{stage.name} (no fit)",
+            *map(str, (split.tensor, split.pipeline, split.context, split.data)),
+            "yes" if chosen.recompute else "no",
+            f"{report.mfu * chosen.useful / chosen.seconds:.0%}",
+            f"{stage.checkpoint / GIB:.3g} GiB",
+            str(stage.checkpoints),
         )
     return made
 

@@ -96,10 +96,18 @@ def plan(
     profile: Annotated[str, typer.Argument(help="a profile's name, or the path of a .yaml")],
     gpus: Annotated[int, typer.Option(min=1, help="number of GPUs")] = 64,
     gpu: Annotated[str, typer.Option(help="GPU type: a100, h100, h200 or b200")] = "h100",
-    mfu: Annotated[float, typer.Option(min=0.01, max=1.0, help="model FLOPs utilization to assume")] = 0.4,
-    tensor_parallel: Annotated[int, typer.Option(min=1, help="ranks that share each layer")] = 1,
-    pipeline_parallel: Annotated[int, typer.Option(min=1, help="ranks that share the depth")] = 1,
-    context_parallel: Annotated[int, typer.Option(min=1, help="ranks that share each sequence")] = 1,
+    mfu: Annotated[
+        float, typer.Option(min=0.01, max=1.0, help="model FLOPs utilization of one GPU, assumed")
+    ] = 0.4,
+    tensor_parallel: Annotated[
+        int | None, typer.Option(min=1, help="ranks that share each layer; by default what is fastest")
+    ] = None,
+    pipeline_parallel: Annotated[
+        int | None, typer.Option(min=1, help="ranks that share the depth; by default what is fastest")
+    ] = None,
+    context_parallel: Annotated[
+        int | None, typer.Option(min=1, help="ranks that share each sequence; by default what is fastest")
+    ] = None,
     overrides: Overrides = [],  # noqa: B006
 ) -> None:
     """Say what a profile would train, without starting it: parameters, tokens, memory, days."""

@@ -12,7 +12,7 @@ from pretrain.config import ModelConfig, ScheduleConfig, TrainingConfig
 from pretrain.costs import DEVICES, training_flops
 from pretrain.planner import PlannerError, count_parameters, plan_profile
 from pretrain.planner_tables import amount, duration, render
-from pretrain.topology import TopologyError
+from pretrain.topology import Topology, TopologyError
 from tests.pretrain.helpers import REFERENCE
 
 SMALL = ModelConfig(
@@ -104,25 +104,44 @@ def test_schedules_say_where_they_start_peak_and_end() -> None:
 
 
 def test_days_follow_from_flops_gpus_and_utilization() -> None:
-    report = plan_profile(small_profile(), gpus=8, gpu="a100", mfu=0.25)
+    report = plan_profile(small_profile(), gpus=1, gpu="a100", mfu=0.25)  # one GPU shares nothing
     seconds = [
         sum(training_flops(SMALL, p.sequence_length) * p.tokens for p in stage.phases)
-        / (8 * DEVICES["a100"][0] * 0.25)
+        / (DEVICES["a100"].flops * 0.25)
         for stage in report.stages
     ]
     assert [stage.days * 86_400 for stage in report.stages] == pytest.approx(seconds)
-    half = plan_profile(small_profile(), gpus=16, gpu="a100", mfu=0.25)
-    assert half.stages[0].days == pytest.approx(report.stages[0].days / 2)
+
+
+def test_a_stage_takes_the_fastest_way_that_fits() -> None:
+    profile = small_profile(REFERENCE)
+    profile.curriculum.agentic = curriculum((131_072, 131_072 * 16))
+    profile.training.agentic = profile.training.agentic.model_copy(update={"micro_batch_size": 1})
+    report = plan_profile(profile, gpus=16)
+    by_name = {stage.name: stage for stage in report.stages}
+    short, long = by_name["commonsense"], by_name["agentic"]
+    assert short.choice.topology.context == 1
+    assert long.feasible
+    assert long.choice.topology.data < 16
+    assert long.choice.memory.total <= 0.9 * report.gpu_memory
+    assert short.checkpoint == 12 * REFERENCE.parameters
+    assert report.common is not None
+    # the same sizes for everything, when they are given
+    fixed = plan_profile(profile, gpus=16, tensor_parallel=4, pipeline_parallel=2, context_parallel=2)
+    assert {stage.choice.topology for stage in fixed.stages} == {Topology(4, 2, 2, 1, sequence_parallel=True)}
+    assert fixed.stages[0].days > report.stages[0].days
 
 
 def test_what_does_not_fit_is_said() -> None:
-    notes = "\n".join(plan_profile(small_profile(), gpus=32).notes)
-    assert "general: 8 sequences of 128 per step do not divide over 32" in notes
+    fixed = {"tensor_parallel": 1, "pipeline_parallel": 1, "context_parallel": 1}
+    report = plan_profile(small_profile(), gpus=32, **fixed)
+    assert "general: 8 sequences of 128 per step do not divide over 32" in "\n".join(report.notes)
+    assert report.common is None
     # 131,072 tokens on one GPU: activations alone exceed it
     profile = small_profile(REFERENCE)
     profile.curriculum.agentic = curriculum((131_072, 131_072 * 16))
     profile.training.agentic = profile.training.agentic.model_copy(update={"micro_batch_size": 1})
-    notes = "\n".join(plan_profile(profile, gpus=8).notes)
+    notes = "\n".join(plan_profile(profile, gpus=8, **fixed).notes)
     assert "agentic: does not fit 80 GiB" in notes
 
 
