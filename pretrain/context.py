@@ -30,7 +30,7 @@ def padded(micro: MicroBatch, multiple: int) -> MicroBatch:
     The new positions come last, where no position before them looks, and carry no loss. They belong to the
     document that the row ends with.
     """
-    rows, length = micro.tokens.shape
+    length = micro.tokens.shape[1]
     more = -length % multiple
     if not more:
         return micro

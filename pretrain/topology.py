@@ -87,14 +87,12 @@ class Topology:
         """
         if problems := list(self.problems(model)):
             raise TopologyError(
-                f"tensor {self.tensor} x pipeline {self.pipeline} x context {self.context} ranks cannot share "
-                "this model:\n" + "\n".join(f"  {problem}" for problem in problems)
+                f"tensor {self.tensor} x pipeline {self.pipeline} x context {self.context} ranks cannot "
+                "share this model:\n" + "\n".join(f"  {problem}" for problem in problems)
             )
 
 
-def run_problems(
-    execution: Execution, model: ModelConfig, batches: Mapping[str, int]
-) -> Iterator[str]:
+def run_problems(execution: Execution, model: ModelConfig, batches: Mapping[str, int]) -> Iterator[str]:
     """Everything that keeps a run from being carried out as asked, in words.
 
     Args:
@@ -107,7 +105,7 @@ def run_problems(
     if execution.ranks % execution.nodes:
         yield f"execution: {execution.ranks} ranks cannot be spread evenly over nodes {execution.nodes}"
     if execution.nodes > 1 and not execution.rendezvous:
-        yield "execution.rendezvous is empty; with nodes above 1 every machine has to know the first one's host:port"
+        yield "execution.rendezvous is empty; with nodes above 1, give the first machine's host:port"
     for place, sequences in batches.items():
         if sequences % execution.data_parallel:
             yield (

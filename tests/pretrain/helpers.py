@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ TINY = ModelConfig(
     v_head_dim=12,
     max_position_embeddings=64,
 )
+UNTIED = TINY.model_copy(update={"tie_word_embeddings": False})
 REFERENCE = ModelConfig(
     vocab_size=128_256,
     hidden_size=2048,
@@ -41,10 +43,16 @@ REFERENCE = ModelConfig(
 )
 
 
-def build(model: ModelConfig = TINY, sharded_optimizer: bool = False, **ranks: int) -> Engine:
-    """An engine in this process, or on the ranks of ``run_ranks``."""
+def build(
+    model: ModelConfig = TINY,
+    sharded_optimizer: bool = False,
+    training: dict[str, Any] | None = None,
+    **ranks: int,
+) -> Engine:
+    """An engine in this process, or on the ranks of ``run_ranks``; ``training``: fields of its config."""
     training = TrainingConfig(
-        seed=7, global_batch_size=4, micro_batch_size=2, schedule=ScheduleConfig(peak_lr=1e-2)
+        **{"seed": 7, "global_batch_size": 4, "micro_batch_size": 2, "schedule": ScheduleConfig(peak_lr=1e-2)}
+        | (training or {})
     )
     return Engine.build(model, training, Execution(threads=1, **ranks), sharded_optimizer)
 
@@ -58,13 +66,18 @@ def rows(step: int, count: int = 4, seq: int = SEQ) -> tuple[Tensor, Tensor, Ten
 
 
 def batch(step: int, data_rank: int = 0, data_size: int = 1) -> StepBatch:
-    """One rank's share of a global batch of four sequences."""
-    tokens, labels, mask = rows(step)
-    mine = range(data_rank * 4 // data_size, (data_rank + 1) * 4 // data_size)
+    """One rank's share of a global batch of four sequences.
+
+    Every third step has documents that do not see each other, every third an odd number of positions.
+    """
+    seq = SEQ - 3 if step % 3 == 2 else SEQ
+    tokens, labels, mask = rows(step, seq=seq)
+    weights = torch.linspace(0.5, 1.5, 4 * seq).view(4, seq)
+    documents = two_documents(1) if step % 3 == 1 else None
     micro = [
-        MicroBatch(tokens[i : i + 1], labels[i : i + 1], mask[i : i + 1], torch.arange(SEQ)[None])
-        for i in mine
-    ]
+        MicroBatch(*rows_of, torch.arange(seq)[None], extra={"weights": weights}, cu_seqlens=documents)
+        for *rows_of, weights in zip(*(x.split(1) for x in (tokens, labels, mask, weights)))
+    ][data_rank * 4 // data_size : (data_rank + 1) * 4 // data_size]
     return StepBatch(micro, {}, "", float(mask.sum()))
 
 
@@ -78,13 +91,47 @@ def train(engine: Engine, start: int, end: int) -> list[float]:
     """Losses of some steps."""
 
     def loss(logits: Tensor, micro: MicroBatch) -> tuple[Tensor, dict[str, Tensor]]:
-        each = engine.token_loss(logits, micro.labels) * micro.loss_mask
-        return each.sum(), {"largest": each.max().detach()}
+        each = engine.token_loss(logits, micro.labels) * micro.loss_mask * micro.extra["weights"]
+        return each.sum(), {"squares": each.detach().square().sum()}
 
-    return [
-        engine.train_step(batch(step, engine.data_rank, engine.data_size), loss, lr=1e-2).loss
-        for step in range(start, end)
-    ]
+    return [engine.train_step(batch_of(engine, step), loss, lr=1e-2).loss for step in range(start, end)]
+
+
+def batch_of(engine: Engine, step: int) -> StepBatch:
+    """The share of a step's batch that belongs to this rank."""
+    return batch(step, engine.data_rank, engine.data_size)
+
+
+def gradients_of(engine: Engine, step: StepBatch) -> list[Tensor]:
+    """Gradients of a step that is not applied, summed over ranks, one tensor per parameter."""
+
+    def loss(logits: Tensor, micro: MicroBatch) -> tuple[Tensor, dict[str, Tensor]]:
+        return (engine.token_loss(logits, micro.labels) * micro.loss_mask).sum(), {}
+
+    engine.train_step(step, loss, lr=0.0, accept=lambda loss, norm: False)
+    return [parameter.main_grad.clone() for parameter in engine.module.parameters()]
+
+
+def figures(engine: Engine) -> dict[str, Any]:
+    """What a model trained for six steps comes to, by every way to ask: plain JSON.
+
+    Evaluation and log-probabilities have rows of 21 and 24 positions.
+    """
+    initial = {name: tensor.tolist() for name, tensor in engine.hf_state_dict().items()}
+    losses = train(engine, 0, 6)
+    tokens, labels, mask = rows(99)
+    share = slice(engine.data_rank * 4 // engine.data_size, (engine.data_rank + 1) * 4 // engine.data_size)
+    micro = MicroBatch(tokens[share], labels[share], mask[share], torch.zeros_like(tokens[share]))
+    packed = replace(micro, cu_seqlens=two_documents(len(micro.tokens)))
+    return {
+        "initial": initial,
+        "losses": losses,
+        "evaluation": engine.evaluate([micro]),
+        "short": engine.evaluate([micro.each(lambda x: x[:, :21])]),
+        "packed": engine.evaluate([packed]),
+        "logprobs": engine.token_logprobs_no_grad(tokens[:, :21]).tolist(),
+        "final": {name: tensor.tolist() for name, tensor in engine.hf_state_dict().items()},
+    }
 
 
 def parameter_hash(engine: Engine) -> str:
@@ -105,25 +152,24 @@ def raw_bytes(tensor: Tensor) -> bytes:
 
 
 def run_ranks(ranks: int, folder: Path, *calls: tuple[Any, ...]) -> list[Any]:
-    """Run functions of ``tests/pretrain/ranks.py`` one after another, under one torchrun.
+    """Run functions of ``tests/pretrain/ranks.py`` one after another in processes that make up one world.
 
-    Starting it takes longer than what they do.
+    Starting them takes longer than what they do. They are forks of one process, where ``pretrain.launch``
+    has torchrun start each anew: four starts cost as much as one.
 
     Args:
         ranks: processes.
-        folder: for the calls and what they return.
+        folder: for the calls and what they return; a fresh one for each start.
         calls: name and arguments of each.
 
     Returns:
         What each returned on rank 0.
     """
-    todo, done = folder / "calls.json", folder / "results.json"
-    todo.write_text(json.dumps(calls, default=str))
+    (folder / "calls.json").write_text(json.dumps(calls, default=str))
     root = Path(__file__).parents[2]
-    command = [sys.executable, "-W", "ignore", "-m", "torch.distributed.run", "--standalone"]
-    command += [f"--nproc-per-node={ranks}", str(Path(__file__).with_name("ranks.py")), str(todo), str(done)]
-    environment = os.environ | {"PYTHONPATH": str(root)}
+    command = [sys.executable, "-W", "ignore", "-m", "tests.pretrain.ranks", str(ranks), str(folder)]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
     ended = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=280, cwd=root)
     assert ended.returncode == 0, ended.stdout[-2000:] + ended.stderr[-6000:]
-    results: list[Any] = json.loads(done.read_text())
+    results: list[Any] = json.loads((folder / "results.json").read_text())
     return results

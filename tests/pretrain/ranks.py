@@ -1,17 +1,27 @@
 """What the tests run on several ranks. Started by ``helpers.run_ranks``, never by pytest itself."""
 
+import hashlib
 import json
+import os
+import signal
 import sys
-from dataclasses import replace
+import traceback
 from pathlib import Path
 from typing import Any
 
-import torch
 import torch.distributed as dist
 
-from pretrain.batch import MicroBatch
 from pretrain.engine import Engine
-from tests.pretrain.helpers import build, parameter_hash, rows, train, two_documents
+from tests.pretrain.helpers import (
+    UNTIED,
+    batch_of,
+    build,
+    figures,
+    gradients_of,
+    parameter_hash,
+    raw_bytes,
+    train,
+)
 
 
 def topology(text: str, sharded: bool) -> Engine:
@@ -22,30 +32,25 @@ def topology(text: str, sharded: bool) -> Engine:
     )
 
 
-def split(text: str, sharded: bool) -> dict[str, Any]:
-    """Initial weights, six losses, evaluation, log-probabilities and final weights of a split model."""
-    engine = topology(text, sharded)
-    initial = engine.hf_state_dict()
-    initial = {name: tensor.clone() for name, tensor in initial.items()}
-    losses = train(engine, 0, 6)
-    tokens, labels, mask = rows(99)
-    share = slice(engine.data_rank * 4 // engine.data_size, (engine.data_rank + 1) * 4 // engine.data_size)
-    micro = MicroBatch(tokens[share], labels[share], mask[share], torch.zeros_like(tokens[share]))
-    evaluation = engine.evaluate([micro])
-    packed = engine.evaluate([replace(micro, cu_seqlens=two_documents(len(micro.tokens)))])
-    logprobs = engine.token_logprobs_no_grad(tokens)
+def split(ranks: dict[str, int], sharded: bool, training: dict[str, Any]) -> dict[str, Any]:
+    """What ``figures`` says of a model that these ranks share; it has to be the same on all of them."""
+    engine = build(sharded_optimizer=sharded, training=training, **ranks)
+    found = figures(engine)
+    same = {name: value for name, value in found.items() if name not in ("initial", "final")}
     everywhere = [None] * dist.get_world_size()
-    dist.all_gather_object(everywhere, [losses, evaluation, packed, logprobs.tolist()])
-    assert all(other == everywhere[0] for other in everywhere), "ranks report different figures"
-    final = engine.hf_state_dict()
-    return {
-        "losses": losses,
-        "evaluation": evaluation,
-        "packed": packed,
-        "logprobs": logprobs.tolist(),
-        "initial": {name: tensor.tolist() for name, tensor in initial.items()},
-        "final": {name: tensor.tolist() for name, tensor in final.items()},
-    }
+    dist.all_gather_object(everywhere, same)
+    assert all(other == same for other in everywhere), "ranks report different figures"
+    return found
+
+
+def exact(ranks: dict[str, int]) -> dict[str, Any]:
+    """What has to be the same bit for bit: losses without clipping of a model with an output layer of its
+    own, and this rank's sum of the gradients of one step."""
+    engine = build(UNTIED, training={"optimizer": {"clip_grad": 0.0}}, **ranks)
+    gradients = hashlib.sha256(
+        b"".join(map(raw_bytes, gradients_of(engine, batch_of(engine, 0))))
+    ).hexdigest()
+    return {"losses": train(engine, 0, 6), "gradients": gradients}
 
 
 def save(text: str, sharded: bool, folder: str) -> dict[str, Any]:
@@ -63,10 +68,43 @@ def resume(text: str, sharded: bool, folder: str) -> dict[str, Any]:
     return {"extra": extra, "losses": train(engine, 3, 6), "hash": parameter_hash(engine)}
 
 
-if __name__ == "__main__":
-    functions = {"split": split, "save": save, "resume": resume}
-    results = [functions[name](*arguments) for name, *arguments in json.loads(Path(sys.argv[1]).read_text())]
-    if dist.get_rank() == 0:
-        Path(sys.argv[2]).write_text(json.dumps(results))
+FUNCTIONS = {"split": split, "exact": exact, "save": save, "resume": resume}
+
+
+def call_all(rank: int, ranks: int, folder: Path) -> None:
+    """Do one rank's part of all calls; rank 0 writes down what they return."""
+    dist.init_process_group("gloo", f"file://{folder}/store", rank=rank, world_size=ranks)
+    calls = json.loads((folder / "calls.json").read_text())
+    results = [FUNCTIONS[name](*arguments) for name, *arguments in calls]
+    if rank == 0:
+        (folder / "results.json").write_text(json.dumps(results))
     dist.barrier()
     dist.destroy_process_group()
+
+
+def fork(rank: int, ranks: int, folder: Path) -> int:
+    """Start a rank as a fork of this process, which has imported everything and started no thread."""
+    if child := os.fork():
+        return child
+    try:
+        call_all(rank, ranks, folder)
+    except BaseException:
+        traceback.print_exc()
+        os._exit(1)
+    os._exit(0)
+
+
+def main(ranks: int, folder: Path) -> int:
+    children = {fork(rank, ranks, folder) for rank in range(ranks)}
+    while children:
+        child, status = os.wait()
+        children.discard(child)
+        if status:
+            for other in children:  # they would wait for the dead one
+                os.kill(other, signal.SIGKILL)
+            return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(int(sys.argv[1]), Path(sys.argv[2])))

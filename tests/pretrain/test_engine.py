@@ -1,5 +1,4 @@
 import math
-from dataclasses import replace
 
 import pytest
 import torch
@@ -12,9 +11,7 @@ from tests.pretrain.helpers import (
     build,
     parameter_hash,
     rows,
-    run_ranks,
     train,
-    two_documents,
 )
 
 
@@ -122,41 +119,3 @@ def test_the_same_seed_trains_the_same_weights(engine):
     again = build()
     assert train(again, 0, 4) == losses
     assert parameter_hash(again) == digest
-
-
-SPLITS = {
-    "TP=2": ("2,1,1", False),
-    "PP=2": ("1,2,1", False),
-    "DP=2": ("1,1,2", False),
-    "DP=2, sharded optimizer": ("1,1,2", True),
-}
-
-
-@pytest.fixture(scope="module")
-def split(tmp_path_factory):
-    """What two ranks came to, by how they share the model."""
-    calls = [("split", *arguments) for arguments in SPLITS.values()]
-    return dict(zip(SPLITS, run_ranks(2, tmp_path_factory.mktemp("split"), *calls)))
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", SPLITS)
-def test_two_ranks_train_what_one_does(engine, split, name):
-    found = split[name]
-    initial = {name: tensor.clone() for name, tensor in engine.hf_state_dict().items()}
-    losses = train(engine, 0, 6)
-    tokens, labels, mask = rows(99)
-    micro = MicroBatch(tokens, labels, mask, torch.zeros_like(tokens))
-    evaluation = engine.evaluate([micro])
-    packed = engine.evaluate([replace(micro, cu_seqlens=two_documents(len(tokens)))])
-    for weight, tensor in initial.items():
-        assert torch.equal(torch.tensor(found["initial"][weight]), tensor), weight  # bit for bit
-    assert found["losses"] == pytest.approx(losses, rel=1e-5)
-    assert found["evaluation"] == pytest.approx(evaluation, rel=1e-5)
-    assert found["packed"] == pytest.approx(packed, rel=1e-5)
-    assert abs(packed - evaluation) > 1e-4 * evaluation
-    logprobs = engine.token_logprobs_no_grad(tokens)
-    torch.testing.assert_close(torch.tensor(found["logprobs"]), logprobs, atol=5e-4, rtol=1e-4)
-    assert found["final"].keys() == initial.keys()
-    for weight, tensor in engine.hf_state_dict().items():
-        torch.testing.assert_close(torch.tensor(found["final"][weight]), tensor, atol=5e-4, rtol=1e-3)
