@@ -5,7 +5,7 @@ only.
 """
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -83,6 +83,7 @@ class Engine:
         self.saver = Saver(module, optimizer, model)
         self.device = where
         self.rope_theta = training.rope_theta or model.rope_theta
+        self.alive: Callable[[], None] = lambda: None  # called as often as a micro batch enters the model
         self.rank = dist.get_rank()
         self.world_size = dist.get_world_size()
         self.data_rank = parallel_state.get_data_parallel_rank()
@@ -99,7 +100,7 @@ class Engine:
         model: ModelConfig,
         training: TrainingConfig,
         execution: Execution,
-        sharded_optimizer: bool = device.ON_CUDA,
+        sharded_optimizer: bool | None = None,
     ) -> "Engine":
         """Join the other ranks, build this rank's part of the model and the optimizer, and draw the weights.
 
@@ -109,7 +110,8 @@ class Engine:
             model: the shape.
             training: seed, precision, optimizer.
             execution: how many ranks share what.
-            sharded_optimizer: replicas keep a part of the moments each (Megatron's distributed optimizer).
+            sharded_optimizer: replicas keep a part of the moments each (Megatron's distributed optimizer);
+                None: on CUDA they do, but for Muon, which needs whole matrices.
                 Checkpoints of runs with and without do not load each other's optimizer state. On a CPU saving
                 takes several times as long with it, so there it is used in tests only.
 
@@ -120,6 +122,8 @@ class Engine:
         where = device.start(execution.threads)
         topology = Topology.of(execution)
         join(topology)
+        if sharded_optimizer is None:
+            sharded_optimizer = device.ON_CUDA and training.optimizer.name != "muon"
         config = megatron_config(model, training.precision, topology, training.recompute, training.fp8)
         simulated = training.fp8 if training.precision == "fp8" and training.fp8.simulate else None
         module = build_model(model, config, simulated)
@@ -276,6 +280,7 @@ class Engine:
         def forward_step(
             batches: Iterator[MicroBatch], model: nn.Module
         ) -> tuple[Tensor, Callable[..., Any]]:
+            self.alive()
             part = context.own_part(next(batches), self.context_group.rank(), self.context_group.size())
             micro = self._to_device(part)
             output = model(micro.tokens, micro.position_ids, micro.cu_seqlens)
@@ -337,7 +342,22 @@ class Engine:
 
         Complete on rank 0; empty on the others, which have to call it all the same.
         """
-        return convert.megatron_to_hf(convert.gather(self.module, self.model), self.model)
+        return dict(convert.megatron_to_hf(convert.gather(self.module, self.model)))
+
+    def write_hf(self, folder: Path, **fields: Any) -> None:
+        """Write a folder that transformers loads. Every rank calls it; rank 0 writes, tensor by tensor.
+
+        Args:
+            folder: made if missing.
+            fields: of ``config.json``, such as ``eos_token_id``; ``shard_bytes`` of ``convert.write_hf``.
+        """
+        weights = convert.megatron_to_hf(convert.gather(self.module, self.model))
+        if self.rank == 0:
+            dtype = next(self.module.parameters()).dtype
+            convert.write_hf(folder, weights, self.model, self.rope_theta, dtype, **fields)
+        else:
+            for _ in weights:
+                pass
 
     def sync_hf(self, module: nn.Module) -> None:
         """Copy the current weights into a live ``YoutuForCausalLM`` on rank 0."""
@@ -345,8 +365,11 @@ class Engine:
         if self.rank == 0:
             convert.load_into(module, state)
 
-    def load_hf_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Take over weights under transformers' names; every rank passes them all. Moments stay."""
+    def load_hf_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Take over weights under transformers' names; every rank passes them all. Moments stay.
+
+        Of a ``convert.HFFolder`` each rank reads one tensor at a time, and what it has a part of only.
+        """
         convert.scatter(self.module, self.model, convert.hf_to_megatron(state, self.model))
         self.optimizer.reload_model_params()
 

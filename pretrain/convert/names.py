@@ -1,25 +1,17 @@
-"""Weights between Megatron's names and those of transformers' ``YoutuForCausalLM``, bit for bit.
+"""One tensor's name and layout: Megatron's, and that of transformers' ``YoutuForCausalLM``. Bit for bit.
 
 "Megatron" here is the whole model: layers numbered from 0 through all pipeline stages, tensor-parallel parts
-joined.
+joined. Tensors pass one at a time, so that a model never has to be held twice.
 """
 
 import re
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import torch
-import torch.distributed as dist
-from torch import Tensor, nn
+from torch import Tensor
 
 from pretrain.config import ModelConfig
 from stemma.core.errors import StemmaError
-from stemma.core.files import write_atomic, write_json
-
-if TYPE_CHECKING:
-    from transformers import YoutuConfig
-
-    from pretrain.model import LanguageModel
 
 OUTER = {
     "embedding.word_embeddings.weight": "model.embed_tokens.weight",
@@ -40,6 +32,7 @@ LAYER = {
     "mlp.linear_fc2": "mlp.down_proj",
 }
 GATED = "mlp.linear_fc1"  # [gate; up] in Megatron, two tensors in transformers
+SHOWN = 5
 
 
 def megatron_names(model: ModelConfig) -> list[str]:
@@ -53,212 +46,117 @@ def megatron_names(model: ModelConfig) -> list[str]:
     return [*outer, *layers]
 
 
-def megatron_to_hf(state: dict[str, Tensor], model: ModelConfig) -> dict[str, Tensor]:
-    """Rename, and split the gated projection. The tensors are views of the given ones.
+def hf_shapes(model: ModelConfig) -> dict[str, tuple[int, ...]]:
+    """Shape of every tensor of the model under transformers' names, sorted by name."""
+    hidden, heads, latent = model.hidden_size, model.num_attention_heads, model.kv_lora_rank
+    query = heads * model.qk_head_dim
+    layer: dict[str, tuple[int, ...]] = {
+        "input_layernorm": (hidden,),
+        "post_attention_layernorm": (hidden,),
+        "self_attn.kv_a_proj_with_mqa": (latent + model.qk_rope_head_dim, hidden),
+        "self_attn.kv_a_layernorm": (latent,),
+        "self_attn.kv_b_proj": (heads * (model.qk_nope_head_dim + model.v_head_dim), latent),
+        "self_attn.o_proj": (hidden, heads * model.v_head_dim),
+        "mlp.gate_proj": (model.ffn_hidden_size, hidden),
+        "mlp.up_proj": (model.ffn_hidden_size, hidden),
+        "mlp.down_proj": (hidden, model.ffn_hidden_size),
+    }
+    if model.q_lora_rank is None:
+        layer["self_attn.q_proj"] = (query, hidden)
+    else:
+        layer["self_attn.q_a_proj"] = (model.q_lora_rank, hidden)
+        layer["self_attn.q_a_layernorm"] = (model.q_lora_rank,)
+        layer["self_attn.q_b_proj"] = (query, model.q_lora_rank)
+    shapes: dict[str, tuple[int, ...]] = {
+        f"model.layers.{number}.{module}.weight": shape
+        for number in range(model.num_layers)
+        for module, shape in layer.items()
+    }
+    shapes["model.embed_tokens.weight"] = (model.vocab_size, hidden)
+    shapes["model.norm.weight"] = (hidden,)
+    if not model.tie_word_embeddings:
+        shapes["lm_head.weight"] = (model.vocab_size, hidden)
+    return dict(sorted(shapes.items()))
+
+
+def whole_shapes(model: ModelConfig) -> dict[str, tuple[int, ...]]:
+    """Shape of every parameter of the whole model under Megatron's names, in order."""
+    shapes = hf_shapes(model)
+    whole: dict[str, tuple[int, ...]] = {}
+    for name in megatron_names(model):
+        parts = [shapes[part] for part in hf_names(name)]
+        whole[name] = (sum(part[0] for part in parts), *parts[0][1:])
+    return whole
+
+
+def megatron_to_hf(weights: Iterable[tuple[str, Tensor]]) -> Iterator[tuple[str, Tensor]]:
+    """Rename tensor by tensor, and split the gated projection. The tensors are views of the given ones."""
+    for name, tensor in weights:
+        parts = tensor.chunk(2) if name.endswith(f"{GATED}.weight") else [tensor]
+        yield from zip(hf_names(name), parts, strict=True)
+
+
+def hf_to_megatron(weights: Mapping[str, Tensor], model: ModelConfig) -> Mapping[str, Tensor]:
+    """The inverse of ``megatron_to_hf``, as a view: a tensor is taken (and joined) when it is asked for.
 
     Args:
-        state: the whole model under Megatron's names; an empty one gives an empty one.
-        model: its shape.
-    """
-    result: dict[str, Tensor] = {}
-    for name, tensor in state.items():
-        if name in OUTER:
-            result[OUTER[name]] = tensor
-            continue
-        prefix, module = _split(name)
-        if module == GATED:
-            result[f"{prefix}.mlp.gate_proj.weight"], result[f"{prefix}.mlp.up_proj.weight"] = tensor.chunk(2)
-        else:
-            result[f"{prefix}.{LAYER[module]}.weight"] = tensor
-    return result
-
-
-def hf_to_megatron(state: dict[str, Tensor], model: ModelConfig) -> dict[str, Tensor]:
-    """Inverse of ``megatron_to_hf``. A copy of tied embeddings under ``lm_head`` is ignored.
+        weights: under transformers' names, perhaps read lazily (``HFFolder``). A copy of tied embeddings
+            under ``lm_head``, which some folders have, is ignored.
+        model: the shape.
 
     Raises:
         StemmaError: tensors are missing, too many, or of the wrong shape; names them.
     """
-    state = dict(state)
-    if model.tie_word_embeddings:
-        state.pop("lm_head.weight", None)
-    result: dict[str, Tensor] = {}
-    missing = []
-    for name in megatron_names(model):
-        try:
-            if name in OUTER:
-                result[name] = state.pop(OUTER[name])
-                continue
-            prefix, module = _split(name)
-            if module == GATED:
-                halves = [state.pop(f"{prefix}.mlp.{half}_proj.weight") for half in ("gate", "up")]
-                result[name] = torch.cat(halves)
-            else:
-                result[name] = state.pop(f"{prefix}.{LAYER[module]}.weight")
-        except KeyError as error:
-            missing.append(str(error.args[0]))
-    count = sum(tensor.numel() for tensor in result.values())
-    if missing or state or count != model.parameters:
-        raise StemmaError(
-            f"these weights are not of a {model.num_layers}-layer model of this shape: "
-            f"missing {missing[:5]}, unknown {sorted(state)[:5]}, {count} parameters of {model.parameters}"
-        )
-    return result
+    check_shapes({name: tuple(weights[name].shape) for name in weights}, model)
+    return MegatronView(weights, model)
 
 
-def _split(name: str) -> tuple[str, str]:
-    """``decoder.layers.3.mlp.linear_fc1.weight`` -> (``model.layers.3``, ``mlp.linear_fc1``)."""
-    _, _, layer, module = name.removesuffix(".weight").split(".", 3)
-    return f"model.layers.{layer}", module
+class MegatronView(Mapping[str, Tensor]):
+    """Weights under transformers' names, seen under Megatron's. They fit the model: nothing is checked."""
+
+    def __init__(self, weights: Mapping[str, Tensor], model: ModelConfig) -> None:
+        self.weights = weights
+        self.names = dict.fromkeys(megatron_names(model))
+
+    def __getitem__(self, name: str) -> Tensor:
+        if name not in self.names:
+            raise KeyError(name)
+        parts = [self.weights[part] for part in hf_names(name)]
+        return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.names)
+
+    def __len__(self) -> int:
+        return len(self.names)
 
 
-def hf_config_dict(model: ModelConfig, rope_theta: float | None = None, **overrides: Any) -> dict[str, Any]:
-    """``config.json`` of the model.
-
-    Args:
-        model: the shape.
-        rope_theta: base of the rotary frequencies, if a later stage changed the model's.
-        overrides: further fields, such as ``bos_token_id`` and ``eos_token_id``.
-
-    Raises:
-        ValueError: ``pad_token_id`` is among them. transformers zeroes that row of the embedding on loading,
-            and ours is the end token's: a model loaded so could never end a turn.
-    """
-    if overrides.get("pad_token_id") is not None:
-        raise ValueError("pad_token_id does not belong into config.json; generation_config.json has it")
-    return {
-        "architectures": ["YoutuForCausalLM"],
-        "model_type": "youtu",
-        "vocab_size": model.vocab_size,
-        "hidden_size": model.hidden_size,
-        "intermediate_size": model.ffn_hidden_size,
-        "num_hidden_layers": model.num_layers,
-        "num_attention_heads": model.num_attention_heads,
-        "num_key_value_heads": model.num_attention_heads,
-        "q_lora_rank": model.q_lora_rank,
-        "kv_lora_rank": model.kv_lora_rank,
-        "qk_nope_head_dim": model.qk_nope_head_dim,
-        "qk_rope_head_dim": model.qk_rope_head_dim,
-        "v_head_dim": model.v_head_dim,
-        "hidden_act": "silu",
-        "max_position_embeddings": model.max_position_embeddings,
-        "initializer_range": model.linear_std,
-        "embedding_initializer_range": model.embedding_std,
-        "rms_norm_eps": model.rms_norm_eps,
-        "tie_word_embeddings": model.tie_word_embeddings,
-        "rope_parameters": {"rope_type": "default", "rope_theta": rope_theta or model.rope_theta},
-        "rope_interleave": True,
-        "attention_bias": False,
-        "attention_dropout": 0.0,
-        "bos_token_id": None,
-        "eos_token_id": None,
-        "pad_token_id": None,
-        **overrides,
-    }
+def hf_names(name: str) -> list[str]:
+    """Names in transformers of what Megatron holds under ``name``, in the order it joins them."""
+    if name in OUTER:
+        return [OUTER[name]]
+    _, _, number, module = name.removesuffix(".weight").split(".", 3)
+    halves = ["mlp.gate_proj", "mlp.up_proj"] if module == GATED else [LAYER[module]]
+    return [f"model.layers.{number}.{half}.weight" for half in halves]
 
 
-def hf_config(model: ModelConfig, rope_theta: float | None = None, **overrides: Any) -> "YoutuConfig":
-    """The same as transformers' config object."""
-    from transformers import YoutuConfig
-
-    fields = hf_config_dict(model, rope_theta, **overrides)
-    return YoutuConfig(**{name: value for name, value in fields.items() if name != "model_type"})
-
-
-def write_hf(
-    folder: Path,
-    state: dict[str, Tensor],
-    model: ModelConfig,
-    rope_theta: float | None = None,
-    dtype: torch.dtype = torch.float32,
-    **overrides: Any,
+def check_shapes(
+    found: Mapping[str, Sequence[int]], model: ModelConfig, where: str = "these weights"
 ) -> None:
-    """Write ``config.json`` and ``model.safetensors`` for ``AutoModelForCausalLM.from_pretrained``.
-
-    Args:
-        folder: made if missing.
-        state: ``Engine.hf_state_dict()``.
-        model: the shape.
-        rope_theta: as for ``hf_config_dict``.
-        dtype: of the stored weights.
-        overrides: further fields of the config.
-    """
-    from safetensors.torch import save
-
-    name = str(dtype).removeprefix("torch.")
-    tensors = {key: tensor.to(dtype).contiguous() for key, tensor in state.items()}
-    write_json(folder / "config.json", hf_config_dict(model, rope_theta, dtype=name, **overrides))
-    write_atomic(folder / "model.safetensors", save(tensors, metadata={"format": "pt"}))
-
-
-@torch.no_grad()
-def load_into(module: nn.Module, state: dict[str, Tensor]) -> None:
-    """Copy weights into a live ``YoutuForCausalLM`` in place.
+    """Compare the tensors of a folder or a state dict with those of a model.
 
     Raises:
-        StemmaError: it is not a model of this shape.
+        StemmaError: tensors are missing, unknown or of the wrong shape; names them.
     """
-    own = dict(module.named_parameters())
-    if own.keys() != state.keys():
-        raise StemmaError(f"the model lacks or adds parameters: {sorted(own.keys() ^ state.keys())[:5]}")
-    for name, tensor in state.items():
-        own[name].copy_(tensor)
-
-
-@torch.no_grad()
-def gather(module: "LanguageModel", model: ModelConfig) -> dict[str, Tensor]:
-    """The whole model from all ranks, on rank 0's CPU; an empty dict elsewhere. Every rank has to call it.
-
-    Tensors are of rank 0's own memory where one rank holds everything: copy what must outlive a step.
-    """
-    from megatron.core import parallel_state
-
-    from pretrain.model import global_name, join_shards
-
-    tensor_size = parallel_state.get_tensor_model_parallel_world_size()
-    tensor_group = parallel_state.get_tensor_model_parallel_group()
-    stages = parallel_state.get_pipeline_model_parallel_world_size()
-    pipeline_group = parallel_state.get_pipeline_model_parallel_group()
-    first = module.decoder.layers[0].layer_number - 1
-    mine = {
-        global_name(name, first, model.tie_word_embeddings): parameter.detach()
-        for name, parameter in module.named_parameters()
-    }
-    if tensor_size > 1:
-        for name, part in mine.items():
-            parts = [torch.empty_like(part) for _ in range(tensor_size)]
-            dist.all_gather(parts, part.contiguous(), group=tensor_group)
-            mine[name] = join_shards(name, parts)
-    if stages > 1:
-        shapes: list[dict[str, torch.Size]] = [{} for _ in range(stages)]
-        dist.all_gather_object(shapes, {name: t.shape for name, t in mine.items()}, group=pipeline_group)
-        dtype, where = next(iter(mine.values())).dtype, next(iter(mine.values())).device
-        ranks = dist.get_process_group_ranks(pipeline_group)
-        for stage, theirs in enumerate(shapes[1:], 1):
-            for name, shape in theirs.items():
-                if name in shapes[0]:  # the tied output layer is the first stage's embedding
-                    continue
-                if dist.get_rank() == ranks[stage]:
-                    dist.send(mine[name].contiguous(), ranks[0])
-                elif dist.get_rank() == ranks[0]:
-                    dist.recv(
-                        mine.setdefault(name, torch.empty(shape, dtype=dtype, device=where)), ranks[stage]
-                    )
-    if dist.get_rank() != 0:
-        return {}
-    return {name: mine[name].cpu() for name in megatron_names(model)}
-
-
-@torch.no_grad()
-def scatter(module: "LanguageModel", model: ModelConfig, state: dict[str, Tensor]) -> None:
-    """Fill this rank's part of the model from the whole, which every rank passes."""
-    from megatron.core import parallel_state
-
-    from pretrain.model import global_name, tensor_shard
-
-    rank = parallel_state.get_tensor_model_parallel_rank()
-    size = parallel_state.get_tensor_model_parallel_world_size()
-    first = module.decoder.layers[0].layer_number - 1
-    for local_name, parameter in module.named_parameters():
-        name = global_name(local_name, first, model.tie_word_embeddings)
-        parameter.copy_(tensor_shard(name, state[name], rank, size))
+    expected = hf_shapes(model)
+    ignored = {"lm_head.weight"} if model.tie_word_embeddings else set()
+    missing = sorted(expected.keys() - found.keys())
+    unknown = sorted(found.keys() - expected.keys() - ignored)
+    wrong = [
+        f"{name} is {list(found[name])} in place of {list(shape)}"
+        for name, shape in expected.items()
+        if name in found and tuple(found[name]) != shape
+    ]
+    if missing or unknown or wrong:
+        shown = "; ".join([*wrong[:SHOWN], f"missing {missing[:SHOWN]}, unknown {unknown[:SHOWN]}"])
+        raise StemmaError(f"{where} are not of a {model.num_layers}-layer model of this shape: {shown}")

@@ -43,7 +43,7 @@ def test_transformers_follows_a_changed_rotary_base(engine, tmp_path):
 def test_weights_come_back_bit_for_bit(engine):
     state = {name: tensor.clone() for name, tensor in engine.hf_state_dict().items()}
     there = convert.hf_to_megatron(state, engine.model)
-    back = convert.megatron_to_hf(there, engine.model)
+    back = dict(convert.megatron_to_hf(there.items()))
     assert back.keys() == state.keys()
     assert all(torch.equal(back[name], state[name]) for name in state)
     digest = parameter_hash(engine)
