@@ -162,6 +162,7 @@ class LanguageModel(GPTModel):
 
     def set_rope_theta(self, theta: float) -> None:
         """Change the base of the rotary frequencies, which a stage of long context raises."""
+        self.config.rotary_base = theta
         for layer in self.decoder.layers:
             rotary = layer.self_attention.rotary_pos_emb
             dims = torch.arange(0, self.config.qk_pos_emb_head_dim, 2, dtype=torch.float32)

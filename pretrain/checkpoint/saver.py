@@ -92,7 +92,14 @@ class Saver:
         written = {
             files.MODEL: json.dumps(identity(self.model), indent=1),
             files.IDENTITY: json.dumps(trained or {}, indent=1),
-            files.EXTRA: json.dumps({"optimizer": snapshot.has_optimizer, "extra": extra}, indent=1),
+            files.EXTRA: json.dumps(
+                {
+                    "optimizer": snapshot.has_optimizer,
+                    "rope_theta": self.module.config.rotary_base,
+                    "extra": extra,
+                },
+                indent=1,
+            ),
         }
 
         def write() -> None:
