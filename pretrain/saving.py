@@ -131,7 +131,8 @@ class Checkpoints:
         """In the writer's thread, once a checkpoint is on the disk."""
         self.chain.append(record, self.due(record["step"]))
         if self.engine.rank == 0:
-            prune(self.folder, self.job.training.keep_checkpoints, self.job.training.keep_every)
+            training = self.job.training
+            prune(self.folder, training.keep_checkpoints, training.keep_every, training.guards.reach)
 
     def _candidates(self) -> list[str]:
         """Where this stage may be continued from, best first: a finished stage's checkpoints were moved."""

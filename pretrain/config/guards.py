@@ -38,3 +38,9 @@ class GuardConfig(Config):
         description="steps a rewind leaves unapplied: the one that went wrong and those before it",
     )
     limit: int = Field(5, ge=0, description="steps skipped, and rewinds, after which the stage gives up")
+
+    @property
+    def reach(self) -> int:
+        """Steps before the newest checkpoint that a rewind may have to go back to."""
+        policies = (self.not_finite, self.loss_spike, self.grad_norm_outlier)
+        return self.rewind_steps - 1 if "rewind" in policies else 0

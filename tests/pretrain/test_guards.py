@@ -292,6 +292,18 @@ def test_a_process_killed_between_deciding_and_going_back_goes_back_at_its_next_
     same(tmp_path / "straight", tmp_path / "killed")
 
 
+def test_a_stage_that_may_go_back_keeps_a_checkpoint_to_go_back_to(attempt: Attempt, tmp_path: Path) -> None:
+    """Stopping leaves extra checkpoints; those that count as the newest two would be too new."""
+    policy = {"loss_spike": "rewind", "rewind_steps": 4, "checkpoint_every": 5}
+    for stop_after in (9, 1, 1):
+        with pytest.raises(Stopped):
+            attempt(tmp_path, stop_after, **policy)
+    kept = sorted(path.name for path in (tmp_path / "artifact" / ".scratch" / "checkpoint").glob("step-*"))
+    assert kept == ["step-00000005", "step-00000010", "step-00000011"]
+    result = attempt(tmp_path, **policy)
+    assert "continuing stem from step 5 (checkpoint/step-00000005)" in result["said"]
+
+
 def test_rewinds_are_bounded_and_a_stage_may_stop_at_once(attempt: Attempt, tmp_path: Path) -> None:
     class Often(Spiking):
         spikes = frozenset({6, 9, 12})
