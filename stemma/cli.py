@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from stemma import __version__, cli_data, cli_mix, cli_tokenizer
+from stemma import __version__, cli_checkpoints, cli_data, cli_mix, cli_tokenizer
 from stemma.cli_options import Overrides, ProfileName, Root, RunName, StopAfter
 from stemma.core.artifact import Artifact, Store
 from stemma.core.errors import StemmaError
@@ -19,6 +19,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
+app.add_typer(cli_checkpoints.app, name="checkpoints")
 app.add_typer(cli_data.app, name="data")
 app.add_typer(cli_mix.app, name="mix")
 app.add_typer(cli_tokenizer.app, name="tokenizer")
