@@ -18,6 +18,7 @@ from evaluation.config import EvaluationConfig
 from midtrain.config import MidtrainConfig, TrajectoriesConfig
 from posttrain.config import ExportConfig, RLConfig, RLStageConfig, SFTConfig, SFTStageConfig
 from pretrain.config import LossConfig, ModelConfig, PretrainConfig, TrainingConfig, joined
+from pretrain.topology import run_problems
 from stemma.core.config import Config
 from stemma.core.errors import ProfileError
 from stemma.core.stage import Execution
@@ -80,6 +81,7 @@ class Profile(Config):
                 f"model.vocab_size {self.model.vocab_size} is not tokenizer.vocab_size "
                 f"{self.tokenizer.vocab_size}"
             )
+        steps: dict[str, int] = {}
         for stage in TRAINING_STAGES:
             for phase in getattr(self.curriculum, stage).all_phases:
                 place = f"curriculum.{stage}.phases.{phase.name}.sequence_length {phase.sequence_length}"
@@ -90,9 +92,14 @@ class Profile(Config):
                 if phase.sequence_length > self.model.max_position_embeddings:
                     problems.append(f"{place} is above model.max_position_embeddings")
             try:
-                self.plan_stage(stage)
+                plan = self.plan_stage(stage)
             except ValidationError as error:
                 problems += [f"curriculum.{stage}: {problem['msg']}" for problem in error.errors()]
+            else:
+                for phase in plan.curriculum.all_phases:
+                    place = f"curriculum.{stage}.phases.{phase.name}"
+                    steps[place] = plan.batch_tokens // phase.sequence_length
+        problems += run_problems(self.execution, self.model, steps)
         problems += self._join_stages()
         unknown = sorted(set(self.sft.families) - set(self.trajectories.families))
         if unknown:
