@@ -202,3 +202,47 @@ def make_job(inputs: dict[str, Artifact]) -> Callable[..., Any]:
         )
 
     return make
+
+
+LOOP_STEPS = 8
+
+
+@pytest.fixture
+def run(
+    inputs: dict[str, Artifact], make_plan: Callable[..., Artifact], make_job: Callable[..., Any]
+) -> Callable[..., dict[str, Any]]:
+    """``run(folder, stop_after, objective_class, init, lengths, **training)``: one attempt at a stage."""
+    from data_pipeline.curriculum.plan import Plan
+    from data_pipeline.tokens.shards import open_shards
+    from pretrain.engine import Engine
+    from pretrain.loop import train
+    from pretrain.objective import LanguageModel
+    from stemma.core.progress import Event, Progress
+    from tests.pretrain.helpers import parameter_hash
+
+    def attempt(
+        folder: Path,
+        stop_after: int | None = None,
+        objective_class: type[LanguageModel] = LanguageModel,
+        init: Path | None = None,
+        lengths: tuple[int, ...] = (32,),
+        **training: Any,
+    ) -> dict[str, Any]:
+        job = make_job(folder, init, **training)
+        engine = Engine.build(job.model, job.training, job.execution)
+        events: list[Event] = []
+        try:
+            shards = open_shards([inputs["tokens"].path], "train")
+            plan = Plan.load(make_plan(LOOP_STEPS, lengths).path)
+            objective = objective_class(engine, plan, shards, job.training, {})
+            steps = iter(range(1, LOOP_STEPS + 1))
+            stop = lambda: next(steps) == stop_after  # noqa: E731
+            summary = train(job, engine, objective, Progress("stem", [events.append]), stop)
+            return {"summary": summary, "events": events, "hash": parameter_hash(engine)}
+        except Exception as error:
+            error.events = events  # type: ignore[attr-defined]
+            raise
+        finally:
+            engine.close()
+
+    return attempt

@@ -9,56 +9,14 @@ from typing import Any
 import pytest
 import torch
 
-from data_pipeline.curriculum.plan import Plan
-from data_pipeline.tokens.shards import open_shards
 from pretrain.batch import MicroBatch
 from pretrain.engine import Engine
-from pretrain.launch import Job
-from pretrain.loop import Stopped, train
+from pretrain.loop import Stopped
 from pretrain.objective import LanguageModel
-from stemma.core.artifact import Artifact
 from stemma.core.errors import DamagedError, StageFailed
 from stemma.core.files import read_json, read_jsonl
 from stemma.core.ledger import LedgerMismatch
-from stemma.core.progress import Event, Progress
-from tests.pretrain.helpers import parameter_hash
-
-STEPS = 8
-
-
-@pytest.fixture
-def run(
-    inputs: dict[str, Artifact], make_plan: Callable[..., Artifact], make_job: Callable[..., Job]
-) -> Callable[..., dict[str, Any]]:
-    """``run(folder, stop_after, objective_class, init, lengths, **training)``: one attempt."""
-
-    def attempt(
-        folder: Path,
-        stop_after: int | None = None,
-        objective_class: type[LanguageModel] = LanguageModel,
-        init: Path | None = None,
-        lengths: tuple[int, ...] = (32,),
-        **training: Any,
-    ) -> dict[str, Any]:
-        job = make_job(folder, init, **training)
-        engine = Engine.build(job.model, job.training, job.execution)
-        events: list[Event] = []
-        try:
-            shards = open_shards([inputs["tokens"].path], "train")
-            objective = objective_class(
-                engine, Plan.load(make_plan(STEPS, lengths).path), shards, job.training, {}
-            )
-            steps = iter(range(1, STEPS + 1))
-            stop = lambda: next(steps) == stop_after  # noqa: E731
-            summary = train(job, engine, objective, Progress("stem", [events.append]), stop)
-            return {"summary": summary, "events": events, "hash": parameter_hash(engine)}
-        except Exception as error:
-            error.events = events  # type: ignore[attr-defined]
-            raise
-        finally:
-            engine.close()
-
-    return attempt
+from tests.pretrain.conftest import LOOP_STEPS as STEPS
 
 
 def lines(folder: Path, name: str) -> list[Any]:
