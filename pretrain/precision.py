@@ -18,6 +18,8 @@ from stemma.core.errors import StemmaError
 
 # isort: split
 from megatron.core.fp8_utils import HAVE_TE, get_fp8_align_size
+from megatron.core.optimizer import MegatronOptimizer
+from megatron.core.optimizer.grad_scaler import DynamicGradScaler
 from megatron.core.utils import get_te_version
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16, "fp8": torch.bfloat16}
@@ -88,6 +90,22 @@ def loss_scale_fields(scale: LossScaleConfig) -> dict[str, Any]:
         "loss_scale_window": scale.window,
         "hysteresis": scale.hysteresis,
     }
+
+
+def loss_scales(optimizer: MegatronOptimizer) -> list[dict[str, Any]]:
+    """State of the dynamic loss scales, for a checkpoint; empty without fp16."""
+    return [scaler.state_dict() for scaler in _scalers(optimizer)]
+
+
+def load_loss_scales(optimizer: MegatronOptimizer, states: list[dict[str, Any]]) -> None:
+    """Take over ``loss_scales()``; of a run without fp16 there are none, and the first scale stays."""
+    for scaler, state in zip(_scalers(optimizer), states):
+        scaler.load_state_dict(state)
+
+
+def _scalers(optimizer: MegatronOptimizer) -> list[DynamicGradScaler]:
+    scalers = (getattr(part, "grad_scaler", None) for part in optimizer.chained_optimizers)
+    return [scaler for scaler in scalers if scaler is not None]
 
 
 def check_fp8(model: ModelConfig, fp8: FP8Config, topology: Topology, machine: Machine) -> None:

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch.distributed as dist
 
-from pretrain import device
+from pretrain import device, precision
 from pretrain.checkpoint import folder as files
-from pretrain.checkpoint.state import RESHARDABLE, has_moments, restore_random
+from pretrain.checkpoint.state import RESHARDABLE, has_moments, kind, restore_random
 from pretrain.config import ModelConfig
 from stemma.core.config import identity
 from stemma.core.errors import StemmaError
@@ -61,6 +61,11 @@ def load(
             f"{folder} was saved before the first step and has no optimizer state to go back to"
         )
     with_moments = stored["optimizer"] and not weights_only
+    if with_moments and stored["optimizer"] != kind(optimizer):
+        raise StemmaError(
+            f"{folder} has the optimizer state of {stored['optimizer']}, this run that of {kind(optimizer)}; "
+            "keep the precision, or take over its weights only (carry_optimizer: false)"
+        )
     with device.cuda_answered():
         sharded = {"model": module.sharded_state_dict()}
         if with_moments:
@@ -71,6 +76,10 @@ def load(
         module.load_state_dict(loaded["model"])
         if with_moments:
             optimizer.load_state_dict(loaded["optimizer"])
+        else:
+            optimizer.reload_model_params()
+        if not weights_only:
+            precision.load_loss_scales(optimizer, loaded.get("loss_scales", []))
     random = read_json(folder / files.RANDOM)
     if not weights_only and len(random) == dist.get_world_size():
         restore_random(random[dist.get_rank()])

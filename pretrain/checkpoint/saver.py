@@ -19,7 +19,7 @@ import torch.distributed as dist
 from torch.distributed import checkpoint as torch_checkpoint
 
 from pretrain.checkpoint import folder as files
-from pretrain.checkpoint.state import Buffers, Snapshot, digest, digests, take
+from pretrain.checkpoint.state import Buffers, Snapshot, digest, digests, kind, take
 from pretrain.config import ModelConfig
 from stemma.core.config import identity
 from stemma.core.errors import StemmaError
@@ -94,7 +94,7 @@ class Saver:
             files.IDENTITY: json.dumps(trained or {}, indent=1),
             files.EXTRA: json.dumps(
                 {
-                    "optimizer": snapshot.has_optimizer,
+                    "optimizer": kind(self.optimizer) if snapshot.has_optimizer else None,
                     "rope_theta": self.module.config.rotary_base,
                     "extra": extra,
                 },

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from pretrain import device
+from pretrain import device, precision
 
 # isort: split
 # Megatron is imported after pretrain.device, which prepares it for a CPU.
@@ -60,7 +60,8 @@ class Buffers:
             targets.append(self.kept[key])
             sources.append(source)
             tensor.data = self.kept[key]
-        torch._foreach_copy_(targets, sources, non_blocking=device.ON_CUDA)
+        if targets:  # a rank may have nothing to write that another has not
+            torch._foreach_copy_(targets, sources, non_blocking=device.ON_CUDA)
         if device.ON_CUDA:
             torch.cuda.current_stream().synchronize()
 
@@ -82,6 +83,7 @@ def take(
         whole = {"model": module.sharded_state_dict()}
         if with_optimizer:
             whole["optimizer"] = optimizer.sharded_state_dict(whole["model"], metadata=RESHARDABLE)
+        whole["loss_scales"] = precision.loss_scales(optimizer)  # steps that overflow come before moments do
         sharded, common = save_preprocess(whole, validate)
     if buffers is not None:
         parts = [part for part in nested_values(sharded) if is_main_replica(part.replica_id)]
@@ -117,6 +119,13 @@ def digest(lines: list[str], common: dict[str, Any]) -> str:
 def has_moments(optimizer: MegatronOptimizer) -> bool:
     """Whether the optimizer has made a step."""
     return any(len(inner.optimizer.state) > 0 for inner in optimizer.chained_optimizers)
+
+
+def kind(optimizer: MegatronOptimizer) -> str:
+    """What its state consists of; another kind cannot take it over."""
+    config = optimizer.config
+    masters = "fp32 masters of 16-bit weights" if config.bf16 or config.fp16 else "fp32 weights"
+    return masters + (", sharded over replicas" if config.use_distributed_optimizer else "")
 
 
 def restore_random(state: dict[str, str]) -> None:
