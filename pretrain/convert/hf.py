@@ -133,6 +133,7 @@ class HFFolder(Mapping[str, Tensor]):
 
     Attributes:
         model: the shape.
+        shapes: of every tensor.
 
     Raises:
         StemmaError: it is not such a folder, or its weights are not what its config says.
@@ -145,7 +146,7 @@ class HFFolder(Mapping[str, Tensor]):
         self.folder = folder
         self.model = model_config(folder)
         self.files: dict[str, Any] = {}  # tensor -> the open file that holds it
-        shapes: dict[str, tuple[int, ...]] = {}
+        self.shapes: dict[str, tuple[int, ...]] = {}
         for path in weight_files(folder):
             try:
                 handle: Any = safe_open(path, "pt")
@@ -153,8 +154,8 @@ class HFFolder(Mapping[str, Tensor]):
                 raise DamagedError(f"{path} cannot be read: {error}. It was left as it is.") from error
             for name in handle.keys():  # noqa: SIM118 (no mapping)
                 self.files[name] = handle
-                shapes[name] = tuple(handle.get_slice(name).get_shape())
-        check_shapes(shapes, self.model, f"the weights in {folder}")
+                self.shapes[name] = tuple(handle.get_slice(name).get_shape())
+        check_shapes(self.shapes, self.model, f"the weights in {folder}")
 
     def __getitem__(self, name: str) -> Tensor:
         tensor: Tensor = self.files[name].get_tensor(name)
