@@ -19,9 +19,10 @@ from pretrain.batch import Objective, StepBatch
 from pretrain.engine import Engine, StepResult
 from pretrain.guards import OUTCOMES, Finding, Guards, gave_up, incident, pedigree, stopped
 from pretrain.launch import Job
-from pretrain.metrics import step_metrics
+from pretrain.metrics import Meter
 from pretrain.monitors.watch import Monitors
-from pretrain.receipts import JsonlLog, receipt
+from pretrain.receipts import receipt
+from pretrain.records import Records
 from pretrain.rewinds import Rewind, Rewinds
 from pretrain.saving import Checkpoints
 from pretrain.schedule import learning_rate
@@ -100,7 +101,7 @@ def train(
     try:
         return run.train()
     finally:
-        run.checkpoints.close()
+        run.close()
 
 
 class _Run:
@@ -126,14 +127,10 @@ class _Run:
         self.state = TrainingState()
         self.resumed_from: int | None = None
         self._start()
-        self.logs: dict[str, JsonlLog] = {}
-        if engine.rank == 0:
-            self.logs = {
-                name: JsonlLog(self.path / f"{name}.jsonl", self.state.logs.get(name))
-                for name in ("receipts", "metrics", "incidents", "monitors")
-            }
+        self.records = Records(job, engine.rank, self.state.step, self.state.logs)
         domains = objective.planned(0).domains
         self.ledger = Ledger.from_json(self.state.ledger) if self.state.ledger else Ledger(domains)
+        self.meter = Meter(engine, objective, domains, self.validator.bytes_of if self.validator else None)
 
     # --- beginning ---------------------------------------------------------------------------------------
 
@@ -174,8 +171,7 @@ class _Run:
             self._step(self.state.step, total)
             self.state.step += 1
             for record in self.monitors.after_step(self.state.step):
-                if self.engine.rank == 0:
-                    self.logs["monitors"].append(record)
+                self.records.add("monitors", record)
             self.alive(self.state.step)
             stopping = self.state.step < total and _any_rank(self.engine, self.stop())
             if stopping or self.checkpoints.due(self.state.step):
@@ -194,15 +190,13 @@ class _Run:
             self.ledger.record(source, samples, tokens, supervised)
         seconds = time.perf_counter() - started
         self.state.seconds += seconds
-        if self.engine.rank == 0:
-            line = receipt(step, batch.sha256, result.loss, result.grad_norm, lr)
-            self.logs["receipts"].append(line)
-            metrics = step_metrics(step, batch, result, self.ledger.domains, lr, seconds, waited)
-            self.logs["metrics"].append(metrics)
-            shown = {key: metrics[key] for key in ("loss", "lr", "tokens_per_second")}
-            self.progress.step(step + 1, total, **shown, **batch.metrics)
-            for known in self.rewinds.incidents(step):
-                self.logs["incidents"].append(known)
+        self.records.add("receipts", receipt(step, batch.sha256, result.loss, result.grad_norm, lr))
+        figures = self.meter.figures(step, batch, result, lr, seconds, waited)
+        self.records.show(figures)
+        shown = {key: figures[key] for key in ("loss", "lr", "tokens_per_second")}
+        self.progress.step(step + 1, total, **shown, **batch.metrics)
+        for line in self.rewinds.incidents(step):
+            self.records.add("incidents", line)
         if finding is not None:
             self._deal_with(step, batch, result, finding)
 
@@ -214,10 +208,11 @@ class _Run:
 
         def accept(loss: float, grad_norm: float) -> bool:
             nonlocal finding
+            self.meter.before_update(step)
             finding = None if withheld else self.guards.judge(loss, grad_norm)
             return not withheld and (finding is None or finding.policy == "record")
 
-        result = self.engine.train_step(batch, self.objective.loss, lr, accept)
+        result = self.engine.train_step(batch, self.meter.loss, lr, accept)
         if result.skipped and finding is None and not withheld:
             finding = self.guards.judge_unapplied(result)
         self.guards.observe(result)
@@ -228,9 +223,8 @@ class _Run:
         """Write down a step that went wrong, and do what the profile says."""
         line = incident(step, finding, result, batch.sha256, pedigree(batch, self.engine))
         path, stage, limit = self.path / "incidents.jsonl", self.job.stage, self.job.training.guards.limit
-        if self.engine.rank == 0:
-            self.logs["incidents"].append(line)
-            self.logs["incidents"].sync()
+        self.records.add("incidents", line)
+        self.records.sync()
         self.progress.say(f"step {step} {OUTCOMES[finding.policy]}: {finding.text}")
         if finding.policy == "stop":
             raise stopped(stage, step, finding, path)
@@ -239,10 +233,15 @@ class _Run:
         if self.state.skipped + len(self.rewinds.records) >= limit:
             raise gave_up(stage, step, finding, limit, path)
         if finding.policy == "rewind":
-            self.checkpoints.close()
+            self.close()  # the next attempt finds everything as this one leaves it
             self.rewinds.add(step, self.job.training.guards.rewind_steps, line)
             raise Rewind(stage, step)
         self.state.skipped += 1
+
+    def close(self) -> None:
+        """Leave checkpoints and records to whoever goes on. Safe to repeat."""
+        self.checkpoints.close()
+        self.records.close()
 
     # --- checkpoints and the end -------------------------------------------------------------------------
 
@@ -253,7 +252,7 @@ class _Run:
         self.state.guards = self.guards.state_dict()
         self.state.ledger = self.ledger.to_json()
         self.state.objective = self.objective.state_dict()
-        self.state.logs = {name: log.sync() for name, log in self.logs.items()}
+        self.state.logs = self.records.sync()
         self.checkpoints.save(self.state.step, asdict(self.state))
 
     def _finish(self) -> dict[str, Any]:
@@ -270,11 +269,7 @@ class _Run:
             write_json(self.path / "evaluation.json", evaluation)
             ledger = {"planned": planned.to_json(), "realized": self.ledger.to_json()}
             write_json(self.path / "ledger.json", ledger)
-            for log in self.logs.values():
-                log.close()
-            for name in ("incidents", "monitors"):
-                if self.logs[name].bytes == 0:
-                    (self.path / f"{name}.jsonl").unlink()
+            self.records.finish()
             self.checkpoints.finish(self.state.step)
             summary = self._summary(after)
         return summary

@@ -7,6 +7,7 @@ is *not* here: that is ``stemma.core.stage.Execution``, which never changes an a
 from pretrain.config.guards import GuardConfig
 from pretrain.config.joined import joined
 from pretrain.config.loss import LossConfig
+from pretrain.config.metrics import MetricsConfig
 from pretrain.config.model import ModelConfig
 from pretrain.config.monitor import MonitorConfig
 from pretrain.config.optimizer import OptimizerConfig
@@ -22,6 +23,7 @@ __all__ = [
     "GuardConfig",
     "LossConfig",
     "LossScaleConfig",
+    "MetricsConfig",
     "ModelConfig",
     "MonitorConfig",
     "OptimizerConfig",

@@ -6,6 +6,7 @@ from pydantic import Field, model_validator
 
 from pretrain.config.guards import GuardConfig
 from pretrain.config.loss import LossConfig
+from pretrain.config.metrics import MetricsConfig
 from pretrain.config.model import ModelConfig
 from pretrain.config.monitor import MonitorConfig
 from pretrain.config.optimizer import OptimizerConfig
@@ -35,6 +36,9 @@ class TrainingConfig(Config):
     loss_scale: LossScaleConfig = Field(LossScaleConfig(), description="with precision: fp16")
     guards: GuardConfig = Field(GuardConfig(), description="what happens when a step goes wrong")
     monitor: MonitorConfig = Field(MonitorConfig(), description="what is measured along the way")
+    metrics: MetricsConfig = execution_field(
+        MetricsConfig(), description="which figures are told along the way, and to whom"
+    )
     rope_theta: float | None = Field(
         None,
         gt=0,
