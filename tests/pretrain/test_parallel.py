@@ -1,11 +1,19 @@
 """Models that ranks share, run for real over gloo with two and four processes, against one process."""
 
 import hashlib
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from pretrain.config import ModelConfig, PretrainConfig, TrainingConfig
+from pretrain.stage import PretrainStage
+from stemma.core.artifact import Artifact, Store
+from stemma.core.files import read_json, read_jsonl
+from stemma.core.stage import Execution, execute
+from tests.pretrain.conftest import LOOP_STEPS
 from tests.pretrain.helpers import (
     UNTIED,
     batch,
@@ -115,3 +123,35 @@ def test_recomputed_layers_compute_the_same_bits_twice() -> None:
 
     losses, digest, calls = run(recompute=False)
     assert run(recompute=True) == (losses, digest, 2 * calls)
+
+
+@pytest.mark.slow
+def test_stages_launched_on_ranks_train_what_one_process_does(
+    inputs: dict[str, Artifact],
+    make_plan: Callable[..., Artifact],
+    tiny_model: ModelConfig,
+    training: TrainingConfig,
+    run: Callable[..., dict[str, Any]],
+    tmp_path: Path,
+) -> None:
+    """Two stages through torchrun: the second shares the model otherwise than the first, whose checkpoint it
+    starts from, and its phases have other lengths."""
+    lengths = (32, 64)
+    store, config = Store(tmp_path), PretrainConfig(model=tiny_model, training=training)
+    two = Execution(threads=1, tensor_parallel=2, sequence_parallel=True)
+    first = execute(PretrainStage("stem", config, {**inputs, "plan": make_plan(LOOP_STEPS)}), store, two)
+    four = Execution(threads=1, pipeline_parallel=2, context_parallel=2)
+    given = {**inputs, "plan": make_plan(LOOP_STEPS, lengths), "init": first}
+    second = execute(PretrainStage("stem", config, given), store, four)
+
+    one, other = tmp_path / "one", tmp_path / "other"
+    run(one)
+    run(other, init=one / "artifact" / "checkpoint", lengths=lengths)
+    for shared, alone in ((first.path, one), (second.path, other)):
+        found, expected = (list(read_jsonl(path / "receipts.jsonl")) for path in (shared, alone / "artifact"))
+        assert [line["batch_sha256"] for line in found] == [line["batch_sha256"] for line in expected]
+        for figure in ("loss", "grad_norm"):
+            values = [[float.fromhex(line[figure]) for line in lines] for lines in (found, expected)]
+            assert values[0] == pytest.approx(values[1], rel=1e-4), figure
+        figures = [read_json(path / "evaluation.json")["after"] for path in (shared, alone / "artifact")]
+        assert figures[0] == pytest.approx(figures[1], rel=1e-4)
