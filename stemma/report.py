@@ -121,6 +121,7 @@ def write_report(run: "Run") -> Path:
     returns the first.
     """
     from data_pipeline.inspection.report.write import write_reports
+    from pretrain.report.write import write_training_report
     from tokenizer.report.write import REPORT
     from tokenizer.report.write import write_report as write_tokenizer_report
 
@@ -132,6 +133,8 @@ def write_report(run: "Run") -> Path:
         measured = read_json(tokenizer.file(REPORT))
         if measured["groups"]:  # none where a corpus has nothing to measure on
             pages.append(write_tokenizer_report(measured, run.folder / "reports", run.name))
+    if training := write_training_report(run.artifacts, run.folder, run.name):
+        pages.append(training)
     write_atomic(path, markdown(run, found, [page.relative_to(run.folder).as_posix() for page in pages]))
     write_atomic(run.folder / "report.svg", picture(run.name, found))
     return path

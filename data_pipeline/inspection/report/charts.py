@@ -67,8 +67,8 @@ class Loss:
 
 
 @dataclass
-class _Canvas:
-    """Shapes in the order they are drawn."""
+class Canvas:
+    """An SVG: shapes in the order they are drawn."""
 
     width: float
     parts: list[str] = field(default_factory=list)
@@ -119,7 +119,7 @@ def composition(
     stacks: Sequence[Stack], colours: Mapping[str, int], title: str, unit: str, width: float
 ) -> str:
     """Stacked bars, one per entry: domains above with their shares, their sources below in shades."""
-    canvas = _Canvas(width)
+    canvas = Canvas(width)
     wide = width > 600
     left = min(190.0, 12 + BOLD * max(len(stack.name) for stack in stacks)) if wide else 0.0
     y = 4.0
@@ -164,7 +164,7 @@ def timeline(spans: Sequence[Span], colours: Mapping[str, int], title: str, widt
 
     Phases too short to see are drawn ``LEAST`` wide; the axis says where the scale is broken by that.
     """
-    canvas = _Canvas(width)
+    canvas = Canvas(width)
     total = sum(span.tokens for span in spans) or 1.0
     least = min(56.0 if width > 600 else 20.0, width / max(1, len(spans)))
     widths = _at_least([span.tokens / total * width for span in spans], least, width)
@@ -205,7 +205,7 @@ def timeline(spans: Sequence[Span], colours: Mapping[str, int], title: str, widt
     return canvas.svg(top + height + 52, title, described)
 
 
-def _stage_names(canvas: _Canvas, spans: Sequence[Span], edges: Sequence[float], y: float) -> None:
+def _stage_names(canvas: Canvas, spans: Sequence[Span], edges: Sequence[float], y: float) -> None:
     """Names under the stretch of each stage, where they fit."""
     first = 0
     for at in range(1, len(spans) + 1):
@@ -247,7 +247,7 @@ def sankey(
         unit: what is counted.
         width: of the drawing.
     """
-    canvas = _Canvas(width)
+    canvas = Canvas(width)
     losses = [loss for loss in losses if sum(loss.taken.values()) > 0]
     domains = sorted((name for name in read if read[name] > 0), key=lambda name: (colours[name], name))
     total = sum(read[name] for name in domains) or 1.0
@@ -345,7 +345,7 @@ def histogram(
         mark_label: text beside it.
     """
     width, height, base, top = 340.0, 138.0, 114.0, 24.0
-    canvas = _Canvas(width)
+    canvas = Canvas(width)
     highest, total = max(counts, default=0) or 1, sum(counts) or 1
     each = min(48.0, width / max(1, len(counts)))  # few bins stay bars
     for at, count in enumerate(counts):
