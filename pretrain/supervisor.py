@@ -29,6 +29,7 @@ from typing import Any
 import psutil
 
 import stemma.core.errors
+from pretrain.checkpoint import list_checkpoints, step_of
 from pretrain.heartbeat import DONE, DUMP_SIGNAL, Beat, lives, read_beats, stacks_file
 from stemma.core.errors import StageFailed, StemmaError
 from stemma.core.files import read_json
@@ -160,9 +161,9 @@ class Supervisor:
         """The cause, of all that is known: ranks that lose a peer fail too, and are not it."""
         records = sorted(map(read_json, self.scratch.glob("failure.*.json")), key=lambda item: item["time"])
         raised = [_raised(record) for record in records]
-        final = next((failure for failure in raised if failure.error or not failure.passing), None)
+        bug = next((failure for failure in raised if not failure.passing), None)
         lost = watch.lost({record["rank"] for record in records})
-        if found := final or watch.hung:
+        if found := bug or watch.hung:
             return found
         end = _end_of(self.log, log_start)
         if lost:
@@ -270,8 +271,7 @@ class Watch:
 
 def newest_step(scratch: Path) -> int:
     """Step of the newest checkpoint of an unfinished stage; -1 without one."""
-    found = (scratch / "checkpoint").glob("step-*")
-    return max((int(path.name.removeprefix("step-")) for path in found), default=-1)
+    return max(map(step_of, list_checkpoints(scratch / "checkpoint")), default=-1)
 
 
 def _stacks(scratch: Path, beat: Beat) -> str:

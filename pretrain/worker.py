@@ -21,7 +21,6 @@ from pretrain.launch import EVENTS, RESULT, Job
 from pretrain.lifeline import leave, tie
 from stemma.core.errors import StemmaError
 from stemma.core.files import read_json, write_json
-from stemma.core.lifeline import die_with
 from stemma.core.progress import EventFile, Progress
 
 
@@ -39,12 +38,36 @@ class StopFlag:
         return self.set
 
 
-def work(job: Job, stop: StopFlag, heartbeat: Heartbeat) -> None:
-    """Build engine and objective, train, and leave the result where the parent looks for it."""
-    from pretrain.engine import Engine
-    from pretrain.loop import Stopped, train
+def work(job: Job, stop: StopFlag, heartbeat: Heartbeat, rank: int) -> None:
+    """Train a stage to its end, and leave the result where the parent looks for it."""
+    import torch.distributed as dist
+
+    from pretrain.loop import Stopped
+    from pretrain.rewinds import Rewind
 
     scratch = Path(job.scratch)
+    progress = Progress(job.stage, [EventFile(scratch / EVENTS)] if rank == 0 else [])
+    result: dict[str, Any] | None = None
+    while result is None:
+        try:
+            result = {"status": "done", "summary": begin(job, stop, heartbeat, progress)}
+        except Stopped as stopped:
+            result = {"status": "preempted", "step": stopped.step}
+        except Rewind as rewind:  # as if killed and started again, without the imports
+            progress.say(str(rewind))
+        if result is None:
+            gc.unfreeze()
+            gc.collect()  # the model is gone before the next one is built
+    if rank == 0:
+        write_json(scratch / RESULT, result)
+    dist.destroy_process_group()
+
+
+def begin(job: Job, stop: StopFlag, heartbeat: Heartbeat, progress: Progress) -> dict[str, Any]:
+    """Build engine and objective, and train; returns the stage's summary."""
+    from pretrain.engine import Engine
+    from pretrain.loop import train
+
     heartbeat.beat(doing="building the model")
     engine = Engine.build(job.model, job.training, job.execution)
     engine.alive = heartbeat.beat
@@ -52,18 +75,10 @@ def work(job: Job, stop: StopFlag, heartbeat: Heartbeat) -> None:
         engine.set_rope_theta(last_rope_theta(Path(job.init).parent))
     module, function = job.entry.split(":")
     objective = getattr(importlib.import_module(module), function)(job, engine)
-    gc.freeze()  # what is there now stays: later collections need not look through it
+    gc.freeze()  # what is there now stays: collections during the training need not look through it
     gc.enable()
-    progress = Progress(job.stage, [EventFile(scratch / EVENTS)] if engine.rank == 0 else [])
     heartbeat.beat(doing="training")
-    try:
-        summary = train(job, engine, objective, progress, stop, heartbeat.beat)
-        result = {"status": "done", "summary": summary}
-    except Stopped as stopped:
-        result = {"status": "preempted", "step": stopped.step}
-    if engine.rank == 0:
-        write_json(scratch / RESULT, result)
-    engine.close()
+    return train(job, engine, objective, progress, stop, heartbeat.beat)
 
 
 def last_rope_theta(trained: Path) -> float:
@@ -72,20 +87,8 @@ def last_rope_theta(trained: Path) -> float:
     return float(config["rope_parameters"]["rope_theta"])
 
 
-def tie_forks() -> None:
-    """Have forks of this process die with the one that forked them: they do not inherit its tie.
-
-    Checkpoint writers are forks, and one whose worker was killed would wait for ever.
-    """
-    forking = [0]
-    os.register_at_fork(
-        before=lambda: forking.__setitem__(0, os.getpid()), after_in_child=lambda: die_with(forking[0])
-    )
-
-
 def main() -> None:
     tie()
-    tie_forks()
     stop = StopFlag()
     faulthandler.enable()  # a crash in native code leaves its stack in the log
     gc.disable()  # until all is built: imports make half a million objects that stay
@@ -93,7 +96,7 @@ def main() -> None:
     rank = int(os.environ.get("RANK", "0"))
     heartbeat = Heartbeat(Path(job.scratch), rank)
     try:
-        work(job, stop, heartbeat)
+        work(job, stop, heartbeat, rank)
     except Exception as error:
         record: dict[str, Any] = {
             "error": type(error).__name__,

@@ -1,8 +1,3 @@
-import os
-import signal
-import subprocess
-import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -88,31 +83,3 @@ def test_a_failing_rank_shows_the_end_of_its_log_and_where_it_is(
 def test_a_job_survives_being_written_down(make_job: Callable[..., Any], tmp_path: Path) -> None:
     job = make_job(tmp_path, init=tmp_path, validation_tokens=77)
     assert type(job).model_validate_json(job.model_dump_json()) == job
-
-
-FORKING = """
-import os, signal, sys, time
-from pretrain.worker import tie_forks
-tie_forks()
-child = os.fork()
-if child == 0:
-    time.sleep(60)
-print(child, flush=True)
-os.kill(os.getpid(), signal.SIGKILL)
-"""
-
-
-def test_a_fork_dies_with_a_killed_worker() -> None:
-    """Checkpoint writers are forks; one was found waiting for ever on a worker that had been killed."""
-    done = subprocess.run([sys.executable, "-c", FORKING], capture_output=True, text=True, timeout=60)
-    child = int(done.stdout)
-    for _ in range(100):
-        try:
-            state = Path(f"/proc/{child}/stat").read_text().rpartition(")")[2].split()[0]
-        except FileNotFoundError:
-            return
-        if state == "Z":
-            return
-        time.sleep(0.05)
-    os.kill(child, signal.SIGKILL)
-    pytest.fail("the fork outlived its killed worker")
