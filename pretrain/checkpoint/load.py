@@ -8,9 +8,10 @@ import torch.distributed as dist
 
 from pretrain import device, precision
 from pretrain.checkpoint import folder as files
+from pretrain.checkpoint.crossing import ask_for_the_other, from_the_other
 from pretrain.checkpoint.state import RESHARDABLE, has_moments, kind, restore_random
 from pretrain.config import ModelConfig
-from stemma.core.config import identity
+from stemma.core.config import differences, identity
 from stemma.core.errors import StemmaError
 from stemma.core.files import read_json
 
@@ -61,21 +62,20 @@ def load(
             f"{folder} was saved before the first step and has no optimizer state to go back to"
         )
     with_moments = stored["optimizer"] and not weights_only
-    if with_moments and stored["optimizer"] != kind(optimizer):
-        raise StemmaError(
-            f"{folder} has the optimizer state of {stored['optimizer']}, this run that of {kind(optimizer)}; "
-            "keep the precision, or take over its weights only (carry_optimizer: false)"
-        )
+    other = with_moments and _is_other(folder, stored["optimizer"], kind(optimizer))
     with device.cuda_answered():
         sharded = {"model": module.sharded_state_dict()}
         if with_moments:
             sharded["optimizer"] = optimizer.sharded_state_dict(
                 sharded["model"], is_loading=True, metadata=RESHARDABLE
             )
+            if other:
+                ask_for_the_other(sharded["optimizer"], optimizer)
         loaded = dist_checkpointing.load(sharded, str(folder / files.STATE))
         module.load_state_dict(loaded["model"])
         if with_moments:
-            optimizer.load_state_dict(loaded["optimizer"])
+            moments = loaded["optimizer"]
+            optimizer.load_state_dict(from_the_other(moments, optimizer) if other else moments)
         else:
             optimizer.reload_model_params()
         if not weights_only:
@@ -84,6 +84,21 @@ def load(
     if not weights_only and len(random) == dist.get_world_size():
         restore_random(random[dist.get_rank()])
     return dict(stored["extra"])
+
+
+def _is_other(folder: Path, stored: dict[str, Any], mine: dict[str, Any]) -> bool:
+    """Whether one is distributed over replicas and the other is not.
+
+    Raises:
+        StemmaError: they differ in more than that.
+    """
+    changed = differences(stored | {"sharded": None}, mine | {"sharded": None})
+    if changed:
+        raise StemmaError(
+            f"{folder} has the optimizer state of another kind ({'; '.join(changed)}); keep optimizer and "
+            "precision, or take over its weights only (carry_optimizer: false)"
+        )
+    return bool(stored["sharded"] != mine["sharded"])
 
 
 def agree(check: Callable[[], None]) -> None:

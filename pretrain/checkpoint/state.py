@@ -121,11 +121,15 @@ def has_moments(optimizer: MegatronOptimizer) -> bool:
     return any(len(inner.optimizer.state) > 0 for inner in optimizer.chained_optimizers)
 
 
-def kind(optimizer: MegatronOptimizer) -> str:
-    """What its state consists of; another kind cannot take it over."""
+def kind(optimizer: MegatronOptimizer) -> dict[str, Any]:
+    """What its state consists of. One that is ``sharded`` over replicas can take the other over."""
     config = optimizer.config
-    masters = "fp32 masters of 16-bit weights" if config.bf16 or config.fp16 else "fp32 weights"
-    return masters + (", sharded over replicas" if config.use_distributed_optimizer else "")
+    algorithms = {type(part.optimizer).__name__ for part in optimizer.chained_optimizers}
+    return {
+        "algorithm": "+".join(sorted(algorithms)),
+        "masters": "fp32 beside 16-bit weights" if config.bf16 or config.fp16 else "none, weights are fp32",
+        "sharded": bool(config.use_distributed_optimizer),
+    }
 
 
 def restore_random(state: dict[str, str]) -> None:
