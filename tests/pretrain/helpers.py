@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,8 @@ from torch import Tensor
 from pretrain.batch import MicroBatch, StepBatch
 from pretrain.config import ModelConfig, ScheduleConfig, TrainingConfig
 from pretrain.engine import Engine
+from pretrain.losses import next_token_loss
+from pretrain.norms import GroupNorms
 from stemma.core.stage import Execution
 
 VOCAB, SEQ = 96, 24
@@ -87,14 +90,32 @@ def two_documents(count: int, first: int = 10) -> Tensor:
     return torch.tensor([*starts, count * SEQ], dtype=torch.int32)
 
 
-def train(engine: Engine, start: int, end: int) -> list[float]:
+def train(
+    engine: Engine, start: int, end: int, accept: Callable[[float, float], bool] = lambda *_: True
+) -> list[float]:
     """Losses of some steps."""
 
     def loss(logits: Tensor, micro: MicroBatch) -> tuple[Tensor, dict[str, Tensor]]:
         each = engine.token_loss(logits, micro.labels) * micro.loss_mask * micro.extra["weights"]
         return each.sum(), {"squares": each.detach().square().sum()}
 
-    return [engine.train_step(batch_of(engine, step), loss, lr=1e-2).loss for step in range(start, end)]
+    return [engine.train_step(batch_of(engine, step), loss, 1e-2, accept).loss for step in range(start, end)]
+
+
+def learn(engine: Engine) -> dict[str, Any]:
+    """Four steps with the loss and the optimizer of the engine's config: plain JSON."""
+
+    def loss(output: Tensor, micro: MicroBatch) -> tuple[Tensor, dict[str, Tensor]]:
+        total, _, sums = next_token_loss(engine, output, micro, engine.training.loss)
+        return total, sums
+
+    results = [engine.train_step(batch_of(engine, step), loss, lr=1e-2) for step in range(4)]
+    return {
+        "losses": [result.loss for result in results],
+        "norms": [result.grad_norm for result in results],
+        "metrics": [result.metrics for result in results],
+        "final": {name: tensor.tolist() for name, tensor in engine.hf_state_dict().items()},
+    }
 
 
 def batch_of(engine: Engine, step: int) -> StepBatch:
@@ -118,16 +139,21 @@ def figures(engine: Engine) -> dict[str, Any]:
     Evaluation and log-probabilities have rows of 21 and 24 positions.
     """
     initial = {name: tensor.tolist() for name, tensor in engine.hf_state_dict().items()}
-    losses = train(engine, 0, 6)
+    by_group: dict[str, float] = {}
+    norms = GroupNorms(engine)
+    losses = train(engine, 0, 5)
+    losses += train(engine, 5, 6, lambda *_: by_group.update(norms.measure()) is None)
     tokens, labels, mask = rows(99)
     share = slice(engine.data_rank * 4 // engine.data_size, (engine.data_rank + 1) * 4 // engine.data_size)
     micro = MicroBatch(tokens[share], labels[share], mask[share], torch.zeros_like(tokens[share]))
     packed = replace(micro, cu_seqlens=two_documents(len(micro.tokens)))
+    short = micro.each(lambda x: x[:, :21])
     return {
         "initial": initial,
         "losses": losses,
+        "by_group": by_group,
         "evaluation": engine.evaluate([micro]),
-        "short": engine.evaluate([micro.each(lambda x: x[:, :21])]),
+        "mixed": engine.evaluate([short, micro, short]),
         "packed": engine.evaluate([packed]),
         "logprobs": engine.token_logprobs_no_grad(tokens[:, :21]).tolist(),
         "final": {name: tensor.tolist() for name, tensor in engine.hf_state_dict().items()},
