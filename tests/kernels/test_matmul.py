@@ -35,10 +35,6 @@ def test_products_are_those_of_float64(shape, transposed, seed) -> None:
     close(onednn.outer_sum(left, right), left.double().t() @ right.double(), rows)
 
 
-def test_a_step_uses_onednn_here() -> None:
-    assert onednn.AVAILABLE == torch.backends.mkldnn.is_available()
-
-
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
 def test_other_types_go_to_torch(dtype) -> None:
     x, weight = torch.randn(5, 3).to(dtype), torch.randn(4, 3).to(dtype)
