@@ -13,9 +13,9 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from tokenizers import Tokenizer
 
 from pretrain.batch import Objective, StepBatch
+from pretrain.convert import HFFolder, special_ids
 from pretrain.engine import Engine, StepResult
 from pretrain.guards import OUTCOMES, Finding, Guards, gave_up, incident, pedigree, stopped
 from pretrain.launch import Job
@@ -147,8 +147,10 @@ class _Run:
             self.monitors.load_state_dict(self.state.monitors)
             self.guards.load_state_dict(self.state.guards)
             return
-        if self.job.init:
+        if self.job.init and Path(self.job.init).exists():
             self.engine.load(Path(self.job.init), weights_only=not self.job.training.carry_optimizer)
+        elif self.job.init:  # an imported model has no checkpoint
+            self.engine.load_hf_state_dict(HFFolder(Path(self.job.init).parent / "hf"))
         self.state.before = self._before()
 
     def _before(self) -> dict[str, float]:
@@ -287,23 +289,6 @@ class _Run:
             "skipped_steps": self.state.skipped + self.state.withheld,
             "resumed_from": self.resumed_from,
         }
-
-
-def special_ids(tokenizer: Path) -> dict[str, int]:
-    """``bos_token_id`` and its like for ``config.json``, without importing transformers: it takes seconds.
-
-    Args:
-        tokenizer: the ``hf`` folder of a tokenizer artifact.
-    """
-    named = read_json(tokenizer / "tokenizer_config.json")
-    vocabulary = Tokenizer.from_file(str(tokenizer / "tokenizer.json"))
-    ids = {}
-    for role in ("bos_token", "eos_token"):
-        token = named.get(role)
-        text = token["content"] if isinstance(token, dict) else token
-        if text is not None:
-            ids[f"{role}_id"] = vocabulary.token_to_id(text)
-    return ids
 
 
 def _any_rank(engine: Engine, flag: bool) -> bool:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from stemma import __version__, cli_checkpoints, cli_data, cli_mix, cli_tokenizer, cli_training
+from stemma import __version__, cli_checkpoints, cli_convert, cli_data, cli_mix, cli_tokenizer, cli_training
 from stemma.cli_options import Overrides, ProfileName, Root, RunName, StopAfter
 from stemma.core.artifact import Artifact, Store
 from stemma.core.errors import StemmaError
@@ -24,6 +24,8 @@ app.add_typer(cli_data.app, name="data")
 app.add_typer(cli_mix.app, name="mix")
 app.add_typer(cli_tokenizer.app, name="tokenizer")
 app.add_typer(cli_training.app, name="training")
+app.command()(cli_convert.convert)
+app.command("verify-export")(cli_convert.verify_export)
 
 
 @app.callback(invoke_without_command=True)

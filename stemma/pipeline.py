@@ -47,8 +47,12 @@ class Node:
         return loaded
 
 
-def nodes() -> list[Node]:
-    """The pipeline in the order it is made; every input comes before what uses it."""
+def nodes(imported: bool = False) -> list[Node]:
+    """The pipeline in the order it is made; every input comes before what uses it.
+
+    Args:
+        imported: the first training stage starts from a model of elsewhere (``init_from`` of the profile).
+    """
     tokens = {"tokens": "tokens", "tokenizer": "tokenizer"}
     with_agent = {**tokens, "agent_tokens": "agent_tokens"}
     made = [
@@ -110,7 +114,17 @@ def nodes() -> list[Node]:
             )
         )
         previous = stage
-    previous = ""
+    if imported:
+        made.append(
+            Node(
+                "init",
+                "pretrain.imported:ImportStage",
+                lambda p: p.init_stage(),
+                {"tokenizer": "tokenizer"},
+                "take over a model",
+            )
+        )
+    previous = "init" if imported else ""
     for stage in TRAINING_STAGES:
         room = (
             "pretrain.stage:PretrainStage"
@@ -199,7 +213,10 @@ class Run:
         edits = load_edits(self.folder)
         self.profile = with_edits(profile, edits, str(self.folder / EDITS_FILE)) if edits else profile
         self.listeners = listeners if listeners is not None else []
-        self.nodes = {node.name: node for node in (pipeline if pipeline is not None else nodes())}
+        self.nodes = {
+            node.name: node
+            for node in (pipeline if pipeline is not None else nodes(profile.init_from is not None))
+        }
         self.artifacts: dict[str, Artifact] = {}
         self.record: dict[str, Any] = {"profile": profile.name, "nodes": {}}
         if (self.folder / RUN_RECORD).exists():
@@ -291,7 +308,7 @@ def open_work(store: Store, name: str) -> dict[str, Path]:
 
 def _open(store: Store, name: str) -> tuple[dict[str, Artifact], dict[str, Path]]:
     made = read_record(store, name)["nodes"]
-    order = [node.name for node in nodes() if node.name in made]
+    order = [node.name for node in nodes(imported=True) if node.name in made]
     order += sorted(made.keys() - set(order))
     found: dict[str, Artifact] = {}
     working: dict[str, Path] = {}

@@ -17,7 +17,7 @@ from data_pipeline.config.quality import QualityConfig
 from evaluation.config import EvaluationConfig
 from midtrain.config import MidtrainConfig, TrajectoriesConfig
 from posttrain.config import ExportConfig, RLConfig, RLStageConfig, SFTConfig, SFTStageConfig
-from pretrain.config import LossConfig, ModelConfig, PretrainConfig, TrainingConfig, joined
+from pretrain.config import ImportConfig, LossConfig, ModelConfig, PretrainConfig, TrainingConfig, joined
 from pretrain.topology import run_problems
 from stemma.core.config import Config
 from stemma.core.errors import ProfileError
@@ -64,6 +64,10 @@ class Profile(Config):
     trajectories: TrajectoriesConfig
     curriculum: Curriculum
     model: ModelConfig
+    init_from: str | None = Field(
+        None,
+        description="Hugging Face folder whose weights the first training stage starts from; null: none",
+    )
     training: Training
     long_context: LongContext = LongContext()
     sft: SFTConfig
@@ -138,6 +142,10 @@ class Profile(Config):
             bases = getattr(self.long_context, stage)
             return MidtrainConfig(model=self.model, training=training, rope_theta=bases)
         return PretrainConfig(model=self.model, training=training)
+
+    def init_stage(self) -> ImportConfig:
+        """Config of the node ``init``, which there is with ``init_from``."""
+        return ImportConfig(folder=self.init_from or "", model=self.model)
 
     def sft_stage(self) -> SFTStageConfig:
         """Config of the node ``sft``."""

@@ -5,6 +5,7 @@ is *not* here: that is ``stemma.core.stage.Execution``, which never changes an a
 """
 
 from pretrain.config.guards import GuardConfig
+from pretrain.config.imported import ImportConfig
 from pretrain.config.joined import joined
 from pretrain.config.loss import LossConfig
 from pretrain.config.metrics import MetricsConfig
@@ -21,6 +22,7 @@ __all__ = [
     "FP8Format",
     "FP8Recipe",
     "GuardConfig",
+    "ImportConfig",
     "LossConfig",
     "LossScaleConfig",
     "MetricsConfig",

@@ -4,7 +4,7 @@
 reads and writes folders that transformers loads, ``megatron`` reads checkpoint folders without a model.
 """
 
-from pretrain.convert.hf import HFFolder, hf_config, hf_config_dict, model_config, write_hf
+from pretrain.convert.hf import HFFolder, hf_config, hf_config_dict, model_config, special_ids, write_hf
 from pretrain.convert.live import gather, load_into, scatter
 from pretrain.convert.megatron import MegatronFolder
 from pretrain.convert.names import hf_shapes, hf_to_megatron, megatron_names, megatron_to_hf
@@ -22,5 +22,6 @@ __all__ = [
     "megatron_to_hf",
     "model_config",
     "scatter",
+    "special_ids",
     "write_hf",
 ]

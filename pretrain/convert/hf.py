@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from tokenizers import Tokenizer
 from torch import Tensor
 
 from pretrain.config import ModelConfig
@@ -157,6 +158,16 @@ class HFFolder(Mapping[str, Tensor]):
                 self.shapes[name] = tuple(handle.get_slice(name).get_shape())
         check_shapes(self.shapes, self.model, f"the weights in {folder}")
 
+    @property
+    def rope_theta(self) -> float:
+        """Base of the rotary frequencies."""
+        return self.model.rope_theta
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the stored weights."""
+        return self["model.norm.weight"].dtype
+
     def __getitem__(self, name: str) -> Tensor:
         tensor: Tensor = self.files[name].get_tensor(name)
         return tensor
@@ -253,3 +264,20 @@ def shard(
     if len(parts) == 1:
         return {WEIGHTS: parts[0]}
     return {f"model-{at:05d}-of-{len(parts):05d}.safetensors": part for at, part in enumerate(parts, 1)}
+
+
+def special_ids(tokenizer: Path) -> dict[str, int]:
+    """``bos_token_id`` and its like for ``config.json``, without importing transformers: it takes seconds.
+
+    Args:
+        tokenizer: the ``hf`` folder of a tokenizer artifact.
+    """
+    named = read_json(tokenizer / "tokenizer_config.json")
+    vocabulary = Tokenizer.from_file(str(tokenizer / "tokenizer.json"))
+    ids = {}
+    for role in ("bos_token", "eos_token"):
+        token = named.get(role)
+        text = token["content"] if isinstance(token, dict) else token
+        if text is not None:
+            ids[f"{role}_id"] = vocabulary.token_to_id(text)
+    return ids

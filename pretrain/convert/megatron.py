@@ -31,7 +31,7 @@ class MegatronFolder(Mapping[str, Tensor]):
     Attributes:
         model: the shape.
         dtype: of the stored weights.
-        rope_theta: base of the rotary frequencies at that step; None in a checkpoint that does not say.
+        rope_theta: base of the rotary frequencies at that step.
 
     Raises:
         DamagedError: a file is missing or altered.
@@ -42,7 +42,7 @@ class MegatronFolder(Mapping[str, Tensor]):
         verify(folder)
         self.folder = folder
         self.model = ModelConfig.model_validate(read_json(folder / MODEL))
-        self.rope_theta: float | None = read_json(folder / EXTRA).get("rope_theta")
+        self.rope_theta: float = read_json(folder / EXTRA).get("rope_theta", self.model.rope_theta)
         self.reader = FileSystemReader(folder / STATE)
         metadata = self.reader.read_metadata()
         self.reader.set_up_storage_reader(metadata, is_coordinator=True)

@@ -8,20 +8,20 @@ apart, the key's transposed. Rotary pairs are interleaved there as here.
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from pretrain.config import ModelConfig
-from pretrain.convert import HFFolder
+from pretrain.convert import hf_shapes
+from pretrain.convert.source import Weights, hf_order, hf_tensors
 from pretrain.gguf.tokenizer import add_tokenizer
 from stemma.core.errors import StemmaError
 
 if TYPE_CHECKING:
     from gguf import GGUFWriter
 
-GGUFType = Literal["f32", "f16", "bf16"]
 ARCHITECTURE = "deepseek2"
 WITHOUT_QUERY_LATENT = (26, 27)  # llama.cpp reads direct queries at these depths, and at no other
 OUTER = {
@@ -46,13 +46,16 @@ LAYER = {
 KEYS_VALUES = "self_attn.kv_b_proj"
 
 
-def write_gguf(source: Path, target: Path, kind: GGUFType = "bf16") -> int:
-    """Convert a Hugging Face folder, tensor by tensor.
+def write_gguf(
+    weights: Weights, target: Path, dtype: torch.dtype | None = None, tokenizer: Path | None = None
+) -> int:
+    """Convert a folder, tensor by tensor.
 
     Args:
-        source: weights, config and tokenizer.
+        weights: of ``open_weights``.
         target: the file; replaced in one go when it is complete.
-        kind: number format of the matrices; vectors (norms) are f32 always, as llama.cpp wants them.
+        dtype: of the matrices; None: as they are. Vectors (norms) are fp32 always, as llama.cpp wants them.
+        tokenizer: folder with the tokenizer; None: the weights' own.
 
     Returns:
         Layers of zeros that were appended: they add nothing to the residual stream, and bring the model to a
@@ -63,23 +66,21 @@ def write_gguf(source: Path, target: Path, kind: GGUFType = "bf16") -> int:
     """
     from gguf import GGUFWriter
 
-    weights = HFFolder(source)
     extra = padding_layers(weights.model)
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = target.with_name(f".{target.name}.tmp")
     writer = GGUFWriter(temporary, ARCHITECTURE)
     try:
-        add_model(writer, weights.model, weights.model.num_layers + extra)
-        add_tokenizer(writer, source, weights.model.vocab_size)
+        add_model(writer, weights.model, weights.model.num_layers + extra, weights.rope_theta)
+        add_tokenizer(writer, tokenizer or weights.folder, weights.model.vocab_size)
         tensors = GGUFTensors(weights, extra)
         for name, shape in tensors.shapes.items():
-            dtype = tensor_type(shape, kind)
-            add_tensor_info(writer, name, shape, dtype)
+            add_tensor_info(writer, name, shape, stored_dtype(shape, dtype or weights.dtype))
         writer.write_header_to_file()
         writer.write_kv_data_to_file()
         writer.write_ti_data_to_file()
         for tensor in tensors:
-            values = tensor.to(tensor_type(tensor.shape, kind)).contiguous()
+            values = tensor.to(stored_dtype(tensor.shape, dtype or weights.dtype)).contiguous()
             writer.write_tensor_data(values.view(torch.uint8).numpy())
         writer.close()
         os.replace(temporary, target)
@@ -108,7 +109,7 @@ def padding_layers(model: ModelConfig) -> int:
     return deepest + 1 - depth if depth in WITHOUT_QUERY_LATENT else 0
 
 
-def add_model(writer: "GGUFWriter", model: ModelConfig, layers: int) -> None:
+def add_model(writer: "GGUFWriter", model: ModelConfig, layers: int, rope_theta: float) -> None:
     """The shape of the model, in llama.cpp's words."""
     latent, rotary = model.kv_lora_rank, model.qk_rope_head_dim
     writer.add_vocab_size(model.vocab_size)
@@ -124,7 +125,7 @@ def add_model(writer: "GGUFWriter", model: ModelConfig, layers: int) -> None:
     writer.add_head_count(model.num_attention_heads)
     writer.add_head_count_kv(1)
     writer.add_layer_norm_rms_eps(model.rms_norm_eps)
-    writer.add_rope_freq_base(model.rope_theta)
+    writer.add_rope_freq_base(rope_theta)
     writer.add_rope_dimension_count(rotary)
     if model.q_lora_rank is not None:
         writer.add_q_lora_rank(model.q_lora_rank)
@@ -138,52 +139,49 @@ def add_model(writer: "GGUFWriter", model: ModelConfig, layers: int) -> None:
 class GGUFTensors:
     """The tensors of the file, in its order; each is read when its turn comes."""
 
-    def __init__(self, weights: HFFolder, extra: int) -> None:
+    def __init__(self, weights: Weights, extra: int) -> None:
         self.weights, self.model = weights, weights.model
-        self.names = [
-            name for name in weights if name != "lm_head.weight" or not self.model.tie_word_embeddings
-        ]
-        shapes = {name: shape for source in self.names for name, shape in self._shapes(source)}
-        first = {name.split(".", 2)[2]: shape for name, shape in shapes.items() if name.startswith("blk.0.")}
+        whole = hf_shapes(self.model)
+        self.shapes = {
+            name: tuple(part.shape)
+            for source in hf_order(weights)
+            for name, part in self._parts(source, torch.empty(whole[source], device="meta"))
+        }
+        first = {
+            name.split(".", 2)[2]: shape for name, shape in self.shapes.items() if name.startswith("blk.0.")
+        }
         self.zeros = {
             f"blk.{number}.{module}": shape
             for number in range(self.model.num_layers, self.model.num_layers + extra)
             for module, shape in first.items()
         }
-        self.shapes = shapes | self.zeros
+        self.shapes |= self.zeros
 
     def __iter__(self) -> Iterator[Tensor]:
-        for source in self.names:
-            yield from self._parts(source, self.weights[source])
+        for source, tensor in hf_tensors(self.weights):
+            for _name, part in self._parts(source, tensor):
+                yield part
         yield from map(torch.zeros, self.zeros.values())
 
-    def _names(self, source: str) -> list[str]:
+    def _parts(self, source: str, tensor: Tensor) -> list[tuple[str, Tensor]]:
+        """llama.cpp's tensors of one of transformers'."""
         name = source.removesuffix(".weight")
         if name in OUTER:
-            return [f"{OUTER[name]}.weight"]
+            return [(f"{OUTER[name]}.weight", tensor)]
         _, _, number, module = name.split(".", 3)
-        modules = ["attn_k_b", "attn_v_b"] if module == KEYS_VALUES else [LAYER[module]]
-        return [f"blk.{number}.{module}.weight" for module in modules]
-
-    def _parts(self, source: str, tensor: Tensor) -> list[Tensor]:
-        """Of ``[heads * (nope + v), latent]``: ``[heads, latent, nope]`` and ``[heads, v, latent]``."""
-        if not source.endswith(f"{KEYS_VALUES}.weight"):
-            return [tensor]
-        model = self.model
-        widths = [model.qk_nope_head_dim, model.v_head_dim]
-        keys, values = tensor.unflatten(0, (model.num_attention_heads, -1)).split(widths, dim=1)
-        return [keys.transpose(1, 2), values]
-
-    def _shapes(self, source: str) -> list[tuple[str, tuple[int, ...]]]:
-        parts = self._parts(source, torch.empty(self.weights.shapes[source], device="meta"))
-        return [(name, tuple(part.shape)) for name, part in zip(self._names(source), parts, strict=True)]
+        if module != KEYS_VALUES:
+            return [(f"blk.{number}.{LAYER[module]}.weight", tensor)]
+        heads, widths = self.model.num_attention_heads, [self.model.qk_nope_head_dim, self.model.v_head_dim]
+        keys, values = tensor.unflatten(0, (heads, -1)).split(widths, dim=1)  # [heads, width, latent]
+        return [
+            (f"blk.{number}.attn_k_b.weight", keys.transpose(1, 2)),
+            (f"blk.{number}.attn_v_b.weight", values),
+        ]
 
 
-def tensor_type(shape: tuple[int, ...], kind: GGUFType) -> torch.dtype:
+def stored_dtype(shape: tuple[int, ...], matrices: torch.dtype) -> torch.dtype:
     """What a tensor is stored as."""
-    if len(shape) == 1:
-        return torch.float32
-    return {"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16}[kind]
+    return torch.float32 if len(shape) == 1 else matrices
 
 
 def add_tensor_info(writer: "GGUFWriter", name: str, shape: tuple[int, ...], dtype: torch.dtype) -> None:
