@@ -185,8 +185,8 @@ def stopped(stage: str, step: int, finding: Finding, where: object) -> StageFail
     """The error of a step that the profile wants the stage to stop at."""
     return StageFailed(
         f"{stage}: {finding.text} in step {step}, and guards.{finding.kind} is `stop`. What it read is "
-        f"listed in {where} (`stemma incidents`). The checkpoints before it are kept. To go on, lower the "
-        f"learning rate, or set guards.{finding.kind} to skip or rewind."
+        f"listed in {where} (`stemma training incidents`). The checkpoints before it are kept. To go on, "
+        f"lower the learning rate, or set guards.{finding.kind} to skip or rewind."
     )
 
 
@@ -194,6 +194,6 @@ def gave_up(stage: str, step: int, finding: Finding, limit: int, where: object) 
     """The error of one incident too many."""
     return StageFailed(
         f"{stage}: {finding.text} in step {step}, the last of {limit + 1} steps to be skipped or gone back "
-        f"from; guards.limit is {limit}. What they read is listed in {where} (`stemma incidents`). Lower the "
-        "learning rate, or look at these documents."
+        f"from; guards.limit is {limit}. What they read is listed in {where} "
+        "(`stemma training incidents`). Lower the learning rate, or look at these documents."
     )
