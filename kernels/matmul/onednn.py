@@ -1,4 +1,4 @@
-"""Matrix products in fp32 on a CPU, by oneDNN instead of MKL.
+"""Matrix products on a CPU, in fp32 by oneDNN instead of MKL.
 
 Torch gives fp32 products to MKL, which keeps to AVX2 on cores that are not Intel's: half of what an AVX-512
 core can do, and nearly all of a training step. oneDNN, which torch carries too, asks what the core can do and
@@ -6,7 +6,8 @@ not who made it. Torch reaches it for fp32 only through the operator that its co
 layers, so the products are put as that operator wants them. Both libraries compute in true fp32; they differ
 in the order of sums.
 
-Other types and devices go to torch, which chooses well there.
+fp16, for which few CPUs have instructions, is multiplied in fp32 and rounded once: a GPU sums so too, and
+torch takes twenty times as long. bf16 and other devices go to torch, which chooses well there.
 """
 
 import torch
@@ -25,6 +26,8 @@ def linear(x: Tensor, weight: Tensor) -> Tensor:
     Returns:
         ``[..., columns]``.
     """
+    if _half(x):
+        return linear(x.float(), weight.float()).half()
     if not _usable(x, weight):
         return x @ weight.t()
     result: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, None, "none", [], "")
@@ -42,11 +45,17 @@ def outer_sum(left: Tensor, right: Tensor) -> Tensor:
         ``[m, n]``, not always contiguous: the wider side goes where oneDNN repacks it once, and the result
         may come out transposed.
     """
+    if _half(left):
+        return outer_sum(left.float(), right.float()).half()
     if not _usable(left, right):
         return left.t() @ right
     if left.shape[1] > right.shape[1]:
         return linear(right.t(), left.t()).t()
     return linear(left.t(), right.t())
+
+
+def _half(x: Tensor) -> bool:
+    return x.is_cpu and x.dtype == torch.float16
 
 
 def _usable(x: Tensor, y: Tensor) -> bool:

@@ -136,3 +136,17 @@ def test_queries_beyond_the_rows_are_refused(first):
 def test_documents_that_do_not_fill_the_rows_are_refused(bounds):
     with pytest.raises(ValueError, match=r"documents from|does not lie in one row"):
         causal_attention(*tensors(), cu_seqlens=torch.tensor(bounds))
+
+
+@pytest.mark.parametrize(("dtype", "digit"), [(torch.bfloat16, 2**-8), (torch.float16, 2**-11)])
+def test_half_precision_is_the_definition_to_its_last_digits(dtype, digit):
+    query, key, value = (x.detach().requires_grad_() for x in tensors(dtype=dtype))
+    out = causal_attention(query, key, value, scale=0.1)
+    out.float().square().sum().backward()
+    exact = [x.detach().double().requires_grad_() for x in (query, key, value)]
+    expected = oracle_attention(*exact, scale=0.1)
+    expected.square().sum().backward()
+    pairs = [(out, expected), *((x.grad, y.grad) for x, y in zip((query, key, value), exact))]
+    for found, right in pairs:
+        assert found.dtype == dtype
+        assert (found - right).abs().max() <= 4 * digit * right.abs().max()

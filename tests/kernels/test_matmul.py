@@ -70,3 +70,11 @@ def test_without_a_buffer_the_weight_gets_its_gradient() -> None:
     x, weight = torch.randn(7, 2, 16), torch.nn.Parameter(torch.randn(4, 16))
     parallel_linear(x, weight, None, False, False, False).sum().backward()
     close(weight.grad, x.double().sum((0, 1)).expand(4, 16), 14)
+
+
+def test_fp16_is_summed_in_fp32_and_rounded_once() -> None:
+    x, weight = torch.full((1, 4096), 1.0).half(), torch.full((2, 4096), 2.0**-13).half()
+    assert onednn.linear(x, weight).tolist() == [
+        [0.5, 0.5]
+    ]  # a sum in fp16 stops where a term is half a digit
+    assert onednn.outer_sum(x.t(), torch.full((4096, 3), 2.0**-13).half()).tolist() == [[0.5] * 3]
