@@ -102,14 +102,14 @@ def train(
     return [engine.train_step(batch_of(engine, step), loss, 1e-2, accept).loss for step in range(start, end)]
 
 
-def learn(engine: Engine) -> dict[str, Any]:
-    """Four steps with the loss and the optimizer of the engine's config: plain JSON."""
+def learn(engine: Engine, start: int = 0, end: int = 4) -> dict[str, Any]:
+    """Steps with the loss and the optimizer of the engine's config: plain JSON."""
 
     def loss(output: Tensor, micro: MicroBatch) -> tuple[Tensor, dict[str, Tensor]]:
         total, _, sums = next_token_loss(engine, output, micro, engine.training.loss)
         return total, sums
 
-    results = [engine.train_step(batch_of(engine, step), loss, lr=1e-2) for step in range(4)]
+    results = [engine.train_step(batch_of(engine, step), loss, lr=1e-2) for step in range(start, end)]
     return {
         "losses": [result.loss for result in results],
         "norms": [result.grad_norm for result in results],

@@ -18,6 +18,7 @@ from tests.pretrain.helpers import (
     build,
     figures,
     gradients_of,
+    learn,
     parameter_hash,
     raw_bytes,
     train,
@@ -68,7 +69,16 @@ def resume(text: str, sharded: bool, folder: str) -> dict[str, Any]:
     return {"extra": extra, "losses": train(engine, 3, 6), "hash": parameter_hash(engine)}
 
 
-FUNCTIONS = {"split": split, "exact": exact, "save": save, "resume": resume}
+def methods(ranks: dict[str, int], training: dict[str, Any], folder: str | None) -> dict[str, Any]:
+    """What ``learn`` says of a model that these ranks share, and where wanted a checkpoint after it."""
+    engine = build(training=training, **ranks)
+    learned = learn(engine)
+    if folder:
+        engine.save(Path(folder), {})
+    return learned
+
+
+FUNCTIONS = {"methods": methods, "split": split, "exact": exact, "save": save, "resume": resume}
 
 
 def call_all(rank: int, ranks: int, folder: Path) -> None:

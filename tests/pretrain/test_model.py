@@ -42,6 +42,11 @@ def test_initial_weights_have_the_deviations_of_the_config(engine):
     assert torch.equal(weights["model.norm.weight"], torch.ones(256))
 
 
+def test_the_reference_shape_gets_the_deviations_that_its_vendor_declares():
+    assert REFERENCE.linear_std == pytest.approx(0.013975424859, rel=1e-10)
+    assert REFERENCE.embedding_std == pytest.approx(0.027950849719, rel=1e-10)
+
+
 def test_every_seed_and_every_tensor_gets_its_own_weights(engine):
     weights = engine.hf_state_dict()
     first, second = (weights[f"model.layers.{layer}.self_attn.o_proj.weight"] for layer in (0, 1))
