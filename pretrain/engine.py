@@ -7,6 +7,7 @@ only.
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from pretrain.checkpoint.load import load as load_checkpoint
 from pretrain.checkpoint.saver import Saver
 from pretrain.config import ModelConfig, TrainingConfig
 from pretrain.cross_entropy import token_statistics
+from pretrain.heartbeat import START_SECONDS
 from pretrain.losses import WEIGHT
 from pretrain.model import LanguageModel, build_model, initialize, megatron_config
 from pretrain.optimizer import build_optimizer, set_learning_rate, update
@@ -121,7 +123,7 @@ class Engine:
         """
         where = device.start(execution.threads)
         topology = Topology.of(execution)
-        join(topology)
+        join(topology, execution.hang_seconds + START_SECONDS)
         if sharded_optimizer is None:
             sharded_optimizer = device.ON_CUDA and training.optimizer.name != "muon"
         config = megatron_config(model, training.precision, topology, training.recompute, training.fp8)
@@ -138,9 +140,7 @@ class Engine:
             ),
             module,
         )
-        optimizer = build_optimizer(
-            ddp, config, training.optimizer, sharded_optimizer, training.loss_scale
-        )
+        optimizer = build_optimizer(ddp, config, training.optimizer, sharded_optimizer, training.loss_scale)
         config.finalize_model_grads_func = _finalize_gradients
         if training.precision == "fp16":
             config.grad_scale_func = optimizer.scale_loss
@@ -405,15 +405,21 @@ class Engine:
         return extra
 
 
-def join(topology: Topology) -> None:
+def join(topology: Topology, patience: float) -> None:
     """Initialise torch.distributed and Megatron's groups, or keep those of this topology.
+
+    Args:
+        topology: how many ranks share what.
+        patience: seconds a rank waits for the others. The supervisor has to lose its own first: it can tell
+            which rank hangs, and where.
 
     Raises:
         StemmaError: the number of processes is not TP x PP x CP x DP.
     """
+    timeout = timedelta(seconds=patience)
     if not dist.is_initialized():
         if dist.is_torchelastic_launched():
-            dist.init_process_group(device.backend())
+            dist.init_process_group(device.backend(), timeout=timeout)
         else:
             dist.init_process_group(device.backend(), store=dist.HashStore(), rank=0, world_size=1)
     if dist.get_world_size() != topology.ranks:
@@ -428,6 +434,7 @@ def join(topology: Topology) -> None:
         tensor_model_parallel_size=topology.tensor,
         pipeline_model_parallel_size=topology.pipeline,
         context_parallel_size=topology.context,
+        distributed_timeout_minutes=math.ceil(patience / 60),
     )
     # Nothing is drawn at random while training. Sequence parallelism asks for generators all the same; those
     # of inference are none.

@@ -17,7 +17,10 @@ from pathlib import Path
 import psutil
 
 DUMP_SIGNAL = signal.SIGUSR1
-DONE = "done"
+TRAINING, DONE = "training", "done"
+START_SECONDS = 600.0
+"""Imports, the meeting of the ranks and reading a checkpoint may take so long without a sign of life."""
+
 _WIDTH = 512  # every beat overwrites the one before completely
 
 
@@ -46,6 +49,10 @@ class Beat:
     def __str__(self) -> str:
         where = "" if self.step is None else f" after step {self.step}"
         return f"rank {self.rank} (process {self.pid}), {self.doing}{where}"
+
+    def patience(self, hang_seconds: float) -> float:
+        """Seconds of silence that are no hang: more before the first micro batch than after it."""
+        return hang_seconds if self.doing in (TRAINING, DONE) else max(hang_seconds, START_SECONDS)
 
     @property
     def is_local(self) -> bool:

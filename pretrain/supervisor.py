@@ -2,7 +2,8 @@
 
 One attempt is one program (torchrun, or a single rank) with its ranks below it. It is over when the program
 ends, when a rank is gone that had not finished, or when no rank has shown a sign of life for
-``hang_seconds``; then nothing of it is left alive, and the next attempt goes on from the last checkpoint.
+``hang_seconds`` (ten minutes at least, before the first micro batch); then nothing of it is left alive, and
+the next attempt goes on from the last checkpoint.
 
 What is started again, and what is not:
 
@@ -30,7 +31,7 @@ import psutil
 
 import stemma.core.errors
 from pretrain.checkpoint import list_checkpoints, step_of
-from pretrain.heartbeat import DONE, DUMP_SIGNAL, Beat, lives, read_beats, stacks_file
+from pretrain.heartbeat import DONE, DUMP_SIGNAL, START_SECONDS, Beat, lives, read_beats, stacks_file
 from stemma.core.errors import StageFailed, StemmaError
 from stemma.core.files import read_json
 
@@ -224,8 +225,9 @@ class Watch:
         self._looked = now
         if (beats := self._read()) != self._beats:
             self._beats, self._changed = beats, now
-        if now - self._changed > hang_seconds:
-            self._take_stacks(hang_seconds)
+        patience = max((beat.patience(hang_seconds) for beat in beats.values()), default=START_SECONDS)
+        if now - self._changed > max(patience, hang_seconds):
+            self._take_stacks(now - self._changed)
             return True
         if not self._first_gone and (gone := self._gone()):
             self._first_gone, self._gone_since = gone, now
@@ -260,13 +262,13 @@ class Watch:
             if beat.is_local and beat.doing != DONE and beat.process() is None
         ]
 
-    def _take_stacks(self, hang_seconds: float) -> None:
+    def _take_stacks(self, silence: float) -> None:
         """Have every rank here write down where it is."""
         found = {beat: _stacks(self.scratch, beat) for beat in self._beats.values() if beat.is_local}
         self.stacks = "\n".join(f"{beat}:\n{text}" for beat, text in found.items())
         known = "; ".join(map(str, self._beats.values())) or "no rank had begun"
         detail = "\n".join(f"{beat}:\n{_main_thread(text)}" for beat, text in found.items())
-        self.hung = Failure(f"no rank did anything for {hang_seconds:g} s: {known}", detail)
+        self.hung = Failure(f"no rank did anything for {silence:.0f} s: {known}", detail)
 
 
 def newest_step(scratch: Path) -> int:

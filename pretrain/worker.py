@@ -12,11 +12,12 @@ import signal
 import sys
 import time
 import traceback
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from pretrain.heartbeat import DONE, Heartbeat
+from pretrain.heartbeat import DONE, TRAINING, Heartbeat
 from pretrain.launch import EVENTS, RESULT, Job
 from pretrain.lifeline import leave, tie
 from stemma.core.errors import StemmaError
@@ -70,14 +71,14 @@ def begin(job: Job, stop: StopFlag, heartbeat: Heartbeat, progress: Progress) ->
 
     heartbeat.beat(doing="building the model")
     engine = Engine.build(job.model, job.training, job.execution)
-    engine.alive = heartbeat.beat
+    engine.alive = partial(heartbeat.beat, doing=TRAINING)
     if job.init and job.training.rope_theta is None:
         engine.set_rope_theta(last_rope_theta(Path(job.init).parent))
     module, function = job.entry.split(":")
     objective = getattr(importlib.import_module(module), function)(job, engine)
     gc.freeze()  # what is there now stays: collections during the training need not look through it
     gc.enable()
-    heartbeat.beat(doing="training")
+    heartbeat.beat(doing="loading")
     return train(job, engine, objective, progress, stop, heartbeat.beat)
 
 
