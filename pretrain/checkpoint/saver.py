@@ -106,11 +106,10 @@ class Saver:
             try:
                 saved(self._write(folder, snapshot, written, record))
             except Exception as error:
-                traceback.print_exc()
-                reason = "".join(traceback.format_exception_only(error)).strip()
                 self._failure = StemmaError(
-                    f"checkpoint {folder} could not be written; those before it are untouched: {reason}"
+                    f"checkpoint {folder} could not be written ({_reason(error)}); those before it are good"
                 )
+                self._failure.__cause__ = error
 
         self._thread = threading.Thread(target=write, name="checkpoint-writer")
         self._thread.start()
@@ -134,29 +133,41 @@ class Saver:
         self, folder: Path, snapshot: Snapshot, written: dict[str, str], record: Callable[[str], Record]
     ) -> Record:
         draft, rank = files.draft_of(folder), dist.get_rank()
-        if rank == 0:
-            shutil.rmtree(draft, ignore_errors=True)
-            (draft / files.STATE).mkdir(parents=True)
+        self._on_first(lambda: _clear(draft))
         self._write_tensors(draft / files.STATE, snapshot)
-        mine = {
-            "random": snapshot.random,
-            "digests": digests(snapshot),
-            "entries": files.entries_of(draft, (draft / files.STATE).glob(f"__{rank}_*")),
-        }
+        parts = self._on_each(
+            lambda: {
+                "random": snapshot.random,
+                "digests": digests(snapshot),
+                "entries": files.entries_of(draft, (draft / files.STATE).glob(f"__{rank}_*")),
+            }
+        )
+
+        def finish() -> Record:
+            lines = [line for part in parts for line in part["digests"]]
+            described = record(digest(lines, snapshot.common))
+            _finish(draft, folder, parts, written, described, snapshot.common)
+            return described
+
+        return dict(self._on_first(finish))
+
+    def _on_first(self, work: Callable[[], Any]) -> Any:
+        """Have rank 0 do something, and return what it came to on every rank."""
+        return self._on_each(work if dist.get_rank() == 0 else lambda: None)[0]
+
+    def _on_each(self, work: Callable[[], Any]) -> list[Any]:
+        """Do something on every rank, and return what it came to on each; if one fails, all do."""
+        outcome: tuple[Any, str]
+        try:
+            outcome = work(), ""
+        except Exception as error:
+            traceback.print_exc()
+            outcome = None, f"rank {dist.get_rank()}: {_reason(error)}"
         everyone: list[Any] = [None] * dist.get_world_size()
-        dist.all_gather_object(everyone, mine, self._group)
-        outcome: list[Any] = [None]
-        if rank == 0:
-            try:
-                whole = digest([line for other in everyone for line in other["digests"]], snapshot.common)
-                outcome = [record(whole)]
-                _finish(draft, folder, everyone, written, outcome[0], snapshot.common)
-            except Exception as error:
-                outcome = [error]
-        dist.broadcast_object_list(outcome, 0, self._group)
-        if isinstance(outcome[0], Exception):
-            raise outcome[0]
-        return dict(outcome[0])
+        dist.all_gather_object(everyone, outcome, self._group)
+        if failed := [reason for _, reason in everyone if reason]:
+            raise StemmaError("; ".join(failed))
+        return [value for value, _ in everyone]
 
     def _write_tensors(self, state: Path, snapshot: Snapshot) -> None:
         """All ranks plan who writes what, and write it."""
@@ -173,10 +184,20 @@ class Saver:
             )
 
 
+def _clear(draft: Path) -> None:
+    """Make an empty folder to write into."""
+    shutil.rmtree(draft, ignore_errors=True)
+    (draft / files.STATE).mkdir(parents=True)
+
+
+def _reason(error: Exception) -> str:
+    return str(error) if isinstance(error, StemmaError) else repr(error)
+
+
 def _finish(
     draft: Path,
     folder: Path,
-    everyone: list[Any],
+    parts: list[Any],
     written: dict[str, str],
     record: Record,
     common: dict[str, Any],
@@ -186,15 +207,12 @@ def _finish(
     save_config(CheckpointingConfig("torch_dist", 1), str(draft / files.STATE))
     for name, text in written.items():
         write_atomic(draft / name, text + "\n")
-    write_json(draft / files.RANDOM, [other["random"] for other in everyone])
+    write_json(draft / files.RANDOM, [part["random"] for part in parts])
     write_json(draft / files.RECORD, record)
-    entries = {name: entry for other in everyone for name, entry in other["entries"].items()}
-    rest = [path for path in draft.rglob("*") if path.is_file()]
-    files.seal(
-        draft,
-        entries
-        | files.entries_of(draft, [p for p in rest if p.relative_to(draft).as_posix() not in entries]),
-    )
+    entries = {name: entry for part in parts for name, entry in part["entries"].items()}
+    known = {draft / name for name in entries}
+    rest = [path for path in draft.rglob("*") if path.is_file() and path not in known]
+    files.seal(draft, entries | files.entries_of(draft, rest))
     if folder.exists():
         replaced = folder.with_name(f".{folder.name}.old")
         shutil.rmtree(replaced, ignore_errors=True)

@@ -11,7 +11,6 @@ from typing import Any
 
 import torch.distributed as dist
 
-from pretrain.engine import Engine
 from tests.pretrain.helpers import (
     UNTIED,
     batch_of,
@@ -23,14 +22,6 @@ from tests.pretrain.helpers import (
     raw_bytes,
     train,
 )
-
-
-def topology(text: str, sharded: bool) -> Engine:
-    """``"tp,pp,dp"``"""
-    tensor, pipeline, data = map(int, text.split(","))
-    return build(
-        sharded_optimizer=sharded, tensor_parallel=tensor, pipeline_parallel=pipeline, data_parallel=data
-    )
 
 
 def split(ranks: dict[str, int], sharded: bool, training: dict[str, Any]) -> dict[str, Any]:
@@ -54,18 +45,22 @@ def exact(ranks: dict[str, int]) -> dict[str, Any]:
     return {"losses": train(engine, 0, 6), "gradients": gradients}
 
 
-def save(text: str, sharded: bool, folder: str) -> dict[str, Any]:
-    """Three steps and a checkpoint; then three more."""
-    engine = topology(text, sharded)
+def save(ranks: dict[str, int], sharded: bool, folder: str) -> dict[str, Any]:
+    """Three steps, and a checkpoint that is written while three more are made."""
+    engine = build(sharded_optimizer=sharded, **ranks)
     train(engine, 0, 3)
-    engine.save(Path(folder), {"step": 3})
-    return {"losses": train(engine, 3, 6), "hash": parameter_hash(engine)}
+    engine.saver.begin(Path(folder), {"step": 3})
+    losses = train(engine, 3, 6)
+    engine.saver.wait()
+    return {"losses": losses}
 
 
-def resume(text: str, sharded: bool, folder: str) -> dict[str, Any]:
-    """Continue from a checkpoint of three steps."""
-    engine = topology(text, sharded)
+def resume(ranks: dict[str, int], sharded: bool, folder: str, again: str = "") -> dict[str, Any]:
+    """Continue from a checkpoint of three steps, after saving it again as these ranks share it."""
+    engine = build(sharded_optimizer=sharded, **ranks)
     extra = engine.load(Path(folder))
+    if again:
+        engine.save(Path(again), extra)
     return {"extra": extra, "losses": train(engine, 3, 6), "hash": parameter_hash(engine)}
 
 

@@ -29,7 +29,7 @@ def saved(engine, tmp_path):
 
 def test_a_new_process_continues_bit_for_bit(saved, tmp_path):
     folder, losses, digest = saved
-    (found,) = run_ranks(1, tmp_path, ("resume", "1,1,1", False, folder))
+    (found,) = run_ranks(1, tmp_path, ("resume", {}, False, folder))
     assert found == {"extra": {"step": 3, "cursor": [1, 2]}, "losses": losses, "hash": digest}
 
 
@@ -57,22 +57,34 @@ def test_with_or_without_the_sharded_optimizer_it_continues_bit_for_bit(tmp_path
     second.close()
 
 
-@pytest.mark.slow
-def test_another_number_of_ranks_continues_it(saved, engine, tmp_path):
-    folder, losses, _ = saved
-    topologies = {"TP=2": "2,1,1", "PP=2": "1,2,1", "DP=2": "1,1,2"}
-    calls = []
-    for name, topology in topologies.items():
-        calls += [
-            ("resume", topology, False, folder),
-            ("save", topology, False, tmp_path / name / "step-00000003"),
-        ]
-    results = iter(run_ranks(2, tmp_path, *calls))
+def test_ranks_that_share_the_model_otherwise_continue_it(saved, engine, tmp_path):
+    """Bit for bit the same state, and the same losses but for the order of sums."""
+    one, losses, _ = saved
+    tensor, pipeline, data = {"tensor_parallel": 2}, {"pipeline_parallel": 2}, {"data_parallel": 2}
+    reshards = {
+        "one to TP=2": (tensor, False, one),
+        "one to PP=2": (pipeline, False, one),
+        "one to DP=2, sharded optimizer": (data, True, one),
+        "TP=2 to DP=2": (data, False, tmp_path / "one to TP=2"),
+        "PP=2 to TP=2, sharded optimizer": (tensor, True, tmp_path / "one to PP=2"),
+        "DP=2, sharded optimizer to PP=2": (pipeline, False, tmp_path / "one to DP=2, sharded optimizer"),
+    }
+    topologies = {"TP=2": (tensor, False), "PP=2": (pipeline, False), "DP=2": (data, True)}
+    calls = [("resume", *how, source, tmp_path / name) for name, (*how, source) in reshards.items()]
+    calls += [("save", *how, tmp_path / name) for name, how in topologies.items()]
+    results = dict(zip([*reshards, *topologies], run_ranks(2, tmp_path, *calls), strict=True))
+
+    def state(folder):
+        engine.load(folder)
+        engine.save(tmp_path / "again", {})
+        return json.loads((tmp_path / "again" / "record.json").read_text())["state_sha256"]
+
+    for name in reshards:
+        assert results[name]["losses"] == pytest.approx(losses, rel=1e-5), name
+        assert state(tmp_path / name) == state(one), name
     for name in topologies:
-        resumed, gone_on = next(results), next(results)
-        assert resumed["losses"] == pytest.approx(losses, rel=1e-5), name
-        engine.load(tmp_path / name / "step-00000003")
-        assert train(engine, 3, 6) == pytest.approx(gone_on["losses"], rel=1e-5), name
+        assert engine.load(tmp_path / name) == {"step": 3}
+        assert train(engine, 3, 6) == pytest.approx(results[name]["losses"], rel=1e-5), name
 
 
 def test_a_checkpoint_of_the_first_step_has_weights_only(engine, tmp_path):
