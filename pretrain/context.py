@@ -4,9 +4,12 @@ Megatron's zigzag layout: a row is cut into ``2 * CP`` chunks, and rank ``r`` ho
 ``2 * CP - 1 - r``, an early one and a late one, so that under the causal mask all ranks have the same work
 (Megatron's rotary embedding cuts its angles the same way). Keys and values of all ranks are gathered where
 attention needs them, and their gradients summed back to the ranks they came from (Llama 3, arXiv 2407.21783,
-section 3.3.2). Everything else in a layer, and the loss, looks at one position at a time.
+section 3.3.2); the backward pass gathers them once more, so that no rank holds more than its share between
+the two. Everything else in a layer, and the loss, looks at one position at a time.
 """
 
+import contextlib
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -82,6 +85,7 @@ def attention(
     scale: float | None,
     cu_seqlens: Tensor | None,
     group: dist.ProcessGroup,
+    keep: bool = False,
 ) -> Tensor:
     """Causal attention of the positions this rank holds to those of all ranks.
 
@@ -91,20 +95,57 @@ def attention(
         scale: factor on the scores.
         cu_seqlens: where documents begin in the whole rows; see ``causal_attention``.
         group: the ranks that share the rows.
+        keep: hold the keys and values of all ranks until the backward pass, which otherwise gathers them once
+            more: held by every layer, they would take the memory that sharing rows is to save.
 
     Returns:
         ``[seq / CP, batch, heads, d_v]``.
     """
-    widths = [key.shape[-1], value.shape[-1]]
-    if group.size() > 1:  # one collective for both
-        key, value = whole_rows(torch.cat([key, value], -1), group).split(widths, -1)
-    query, key, value = (x.permute(1, 2, 0, 3) for x in (query, key, value))
-    if group.size() == 1:
-        return causal_attention(query, key, value, scale, cu_seqlens).permute(2, 0, 1, 3)
+    size, rank = group.size(), group.rank()
+    d_qk, d_v = key.shape[-1], value.shape[-1]
+    if size == 1:
+        out = causal_attention(*(x.permute(1, 2, 0, 3) for x in (query, key, value)), scale, cu_seqlens)
+        return out.permute(2, 0, 1, 3)
+    part = torch.cat([key, value], -1)  # one collective for both
+
+    def gather() -> Tensor:
+        return F.pad(whole_rows(part, group), (0, max(0, d_qk - d_v)))  # as the fused kernel wants it
+
+    whole = gather()
+    query, key, value = (x.permute(1, 2, 0, 3) for x in (query, whole[..., :d_qk], whole[..., d_qk:]))
     chunk = query.shape[2] // 2
-    places = (group.rank(), 2 * group.size() - 1 - group.rank())
-    out = [
-        causal_attention(part, key, value, scale, cu_seqlens, first=place * chunk)
-        for part, place in zip(query.split(chunk, 2), places)
-    ]
-    return torch.cat(out, 2).permute(2, 0, 1, 3)
+    places = zip(query.split(chunk, 2), (rank, 2 * size - 1 - rank))
+    with contextlib.nullcontext() if keep else _made_again(whole, gather):
+        out = [causal_attention(x, key, value, scale, cu_seqlens, first=at * chunk) for x, at in places]
+    return torch.cat(out, 2).narrow(-1, 0, d_v).permute(2, 0, 1, 3)
+
+
+@contextlib.contextmanager
+def _made_again(whole: Tensor, make: Callable[[], Tensor]) -> Iterator[None]:
+    """Have autograd keep no view of a tensor: the backward pass makes it anew, once for all of its views."""
+    storage = whole.untyped_storage().data_ptr()
+    made: list[Tensor] = []
+    views = 0
+
+    def pack(x: Tensor) -> Tensor | tuple[torch.Size, tuple[int, ...], int]:
+        nonlocal views
+        if x.untyped_storage().data_ptr() != storage:
+            return x
+        views += 1
+        return x.shape, x.stride(), x.storage_offset()
+
+    def unpack(kept: Tensor | tuple[torch.Size, tuple[int, ...], int]) -> Tensor:
+        nonlocal views
+        if isinstance(kept, Tensor):
+            return kept
+        if not made:
+            with torch.no_grad():
+                made.append(make())
+        view = made[0].as_strided(*kept)
+        views -= 1
+        if not views:
+            made.clear()
+        return view
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, unpack):
+        yield

@@ -74,7 +74,9 @@ class CausalAttention(MegatronModule):
             ``[seq / CP, batch, heads * d_v]``.
         """
         group = parallel_state.get_context_parallel_group()
-        return context.attention(query, key, value, self.softmax_scale, attention_mask, group).flatten(2)
+        keep = self.config.recompute_granularity == "full"  # the backward pass follows at once
+        out = context.attention(query, key, value, self.softmax_scale, attention_mask, group, keep)
+        return out.flatten(2)
 
 
 class Norm(torch.nn.RMSNorm):
