@@ -120,7 +120,6 @@ class WandB:
             id=name,
             name=name,
             resume="allow",
-            dir=job.scratch,
             config={"model": job.model.model_dump(), "training": job.training.model_dump()},
         )
         self.run.define_metric("*", step_metric="step")  # a step that is trained again is shown again

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data_pipeline.curriculum.plan import Plan
@@ -17,7 +17,7 @@ from pretrain.batch import MicroBatch
 from pretrain.config import GuardConfig
 from pretrain.engine import Engine, StepResult
 from pretrain.guards import OVERFLOWS, Finding, Guards, Recent
-from pretrain.launch import Job
+from pretrain.launch import Job, launch
 from pretrain.loop import Stopped, train
 from pretrain.objective import LanguageModel
 from pretrain.rewinds import Rewind
@@ -27,6 +27,7 @@ from stemma.core.artifact import Artifact
 from stemma.core.errors import StageFailed
 from stemma.core.files import read_json, read_jsonl
 from stemma.core.progress import Event, Progress
+from stemma.core.stage import Execution, Workspace
 from tests.pretrain.helpers import parameter_hash
 
 STEPS = 16
@@ -37,6 +38,7 @@ finite = st.floats(-100, 100).map(lambda x: round(x, 6))
 # --- judging -------------------------------------------------------------------------------------------
 
 
+@settings(max_examples=40)
 @given(st.lists(finite, min_size=4, max_size=40), finite)
 def test_deviations_are_those_of_the_medians_of_the_window(values: list[float], value: float) -> None:
     recent = Recent(16)
@@ -47,6 +49,7 @@ def test_deviations_are_those_of_the_medians_of_the_window(values: list[float], 
     assert recent.compare(value) == pytest.approx((usual, (value - usual) / spread))
 
 
+@settings(max_examples=40)
 @given(st.lists(st.floats(2.0, 3.0), min_size=17, max_size=17), st.floats(10.0, 1e30))
 def test_one_outlier_hides_no_other(values: list[float], outlier: float) -> None:
     recent = Recent(18)
@@ -109,6 +112,7 @@ def test_an_fp16_overflow_is_no_incident_until_no_loss_scale_helps() -> None:
     assert Guards(GuardConfig(), "bf16").judge_unapplied(overflow) is not None
 
 
+@settings(max_examples=40)
 @given(st.lists(st.tuples(finite, finite), max_size=30))
 def test_a_guard_that_was_saved_judges_as_the_one_that_was_not(steps: list[tuple[float, float]]) -> None:
     straight, resumed = (Guards(GuardConfig(window=8), "fp32") for _ in range(2))
@@ -214,8 +218,8 @@ def plain(
     return run
 
 
-def same(one: Path, other: Path) -> None:
-    for name in ("receipts.jsonl", "incidents.jsonl", "ledger.json", "hf/model.safetensors"):
+def same(one: Path, other: Path, *names: str) -> None:
+    for name in ("receipts.jsonl", "incidents.jsonl", "ledger.json", "hf/model.safetensors", *names):
         assert (one / "artifact" / name).read_bytes() == (other / "artifact" / name).read_bytes(), name
 
 
@@ -289,7 +293,7 @@ def test_a_process_killed_between_deciding_and_going_back_goes_back_at_its_next_
     assert read_json(scratch / "rewinds.json")["pending"] == 8
     assert (scratch / "checkpoint" / "step-00000010").exists()
     attempt(tmp_path / "killed", **policy)
-    same(tmp_path / "straight", tmp_path / "killed")
+    same(tmp_path / "straight", tmp_path / "killed", "checkpoints.jsonl")
 
 
 def test_a_stage_that_may_go_back_keeps_a_checkpoint_to_go_back_to(attempt: Attempt, tmp_path: Path) -> None:
@@ -315,3 +319,45 @@ def test_rewinds_are_bounded_and_a_stage_may_stop_at_once(attempt: Attempt, tmp_
     with pytest.raises(StageFailed, match=r"in step 11, and guards\.loss_spike is `stop`"):
         attempt(tmp_path / "stop", loss_spike="stop")
     assert lines(tmp_path / "stop", "incidents")[0]["step"] == 11
+
+
+def spiking(job: Job, engine: Engine) -> Spiking:
+    """The entry of a launched job."""
+    plan = Plan.load(Path(job.arguments["plan"]))
+    shards = open_shards([Path(folder) for folder in job.arguments["tokens"]], "train")
+    return Spiking(engine, plan, shards, job.training, {})
+
+
+@pytest.mark.slow
+def test_two_ranks_go_back_together(
+    attempt: Attempt,
+    inputs: dict[str, Artifact],
+    make_plan: Callable[..., Artifact],
+    make_job: Callable[..., Job],
+    tmp_path: Path,
+) -> None:
+    """Through the real launch, on two replicas: the same documents, losses as on one up to fp32 sums."""
+    policy = {"loss_spike": "rewind", "rewind_steps": 4}
+    attempt(tmp_path / "one", **policy)
+    job = make_job(tmp_path / "unused", guards=SENSITIVE | policy)
+    work = tmp_path / "two" / "artifact"
+    (work / ".scratch").mkdir(parents=True)
+    events: list[Event] = []
+    two = Execution(threads=1, data_parallel=2)
+    summary = launch(
+        "stem",
+        Workspace(work, tmp_path, Progress("stem", [events.append]), two),
+        "tests.pretrain.test_guards:spiking",
+        {"plan": str(make_plan(STEPS).path), "tokens": [str(inputs["tokens"].path)]},
+        model=job.model,
+        training=job.training,
+        tokenizer=inputs["tokenizer"].path,
+    )
+    assert summary["skipped_steps"] == 4
+    assert any("step 11 is gone back from" in event.text for event in events)
+    alone, shared = (lines(tmp_path / name, "receipts") for name in ("one", "two"))
+    assert [line["batch_sha256"] for line in shared] == [line["batch_sha256"] for line in alone]
+    losses = [[float.fromhex(line["loss"]) for line in found] for found in (alone, shared)]
+    assert losses[1] == pytest.approx(losses[0], rel=1e-5)
+    incidents = [lines(tmp_path / name, "incidents") for name in ("one", "two")]
+    assert incidents[1][0]["batch"] == incidents[0][0]["batch"]
