@@ -84,7 +84,7 @@ class _Product(torch.autograd.Function):
         return to_input.to(x.dtype).view(x.shape), to_weight.to(weight.dtype), None
 
 
-class _Simulated:
+class SimulatedLinear:
     """What both layers share: the product, and the history that travels with a checkpoint.
 
     The history is Megatron's ``_extra_state``, as Transformer Engine's is: a stage that starts from weights
@@ -122,11 +122,11 @@ class _Simulated:
             self.operands.history.load(state)
 
 
-class SimulatedColumnParallelLinear(_Simulated, ColumnParallelLinear):
+class SimulatedColumnParallelLinear(SimulatedLinear, ColumnParallelLinear):
     """Megatron's linear layer whose outputs are split over tensor-parallel ranks, with quantised operands."""
 
 
-class SimulatedRowParallelLinear(_Simulated, RowParallelLinear):
+class SimulatedRowParallelLinear(SimulatedLinear, RowParallelLinear):
     """Megatron's linear layer whose inputs are split over tensor-parallel ranks, with quantised operands."""
 
 
@@ -148,7 +148,7 @@ def end_step(modules: list[nn.Module]) -> None:
         layer.operands.history
         for module in modules
         for layer in module.modules()
-        if isinstance(layer, _Simulated) and layer.operands.history is not None
+        if isinstance(layer, SimulatedLinear) and layer.operands.history is not None
     ]
     if not histories:
         return

@@ -18,6 +18,7 @@ from pretrain.config import ModelConfig, ScheduleConfig, TrainingConfig
 from pretrain.engine import Engine
 from pretrain.losses import next_token_loss
 from pretrain.norms import GroupNorms
+from pretrain.simulated import SimulatedLinear
 from stemma.core.stage import Execution
 
 VOCAB, SEQ = 96, 24
@@ -58,6 +59,12 @@ def build(
         | (training or {})
     )
     return Engine.build(model, training, Execution(threads=1, **ranks), sharded_optimizer)
+
+
+def amax_histories(engine: Engine) -> list[Tensor]:
+    """What each linear layer of delayed scaling remembers, ``[steps + 1, 3]``; empty without."""
+    layers = (layer for layer in engine.module.modules() if isinstance(layer, SimulatedLinear))
+    return [state for layer in layers if (state := layer.get_extra_state()) is not None]
 
 
 def rows(step: int, count: int = 4, seq: int = SEQ) -> tuple[Tensor, Tensor, Tensor]:
@@ -102,7 +109,7 @@ def train(
     return [engine.train_step(batch_of(engine, step), loss, 1e-2, accept).loss for step in range(start, end)]
 
 
-def learn(engine: Engine, start: int = 0, end: int = 4) -> dict[str, Any]:
+def learn(engine: Engine, start: int = 0, end: int = 3) -> dict[str, Any]:
     """Steps with the loss and the optimizer of the engine's config: plain JSON."""
 
     def loss(output: Tensor, micro: MicroBatch) -> tuple[Tensor, dict[str, Tensor]]:

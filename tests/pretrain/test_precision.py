@@ -6,30 +6,31 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from pretrain.config import FP8Config, LossScaleConfig, ScheduleConfig, TrainingConfig
-from pretrain.engine import Engine
+from pretrain.config import FP8Config, LossScaleConfig
 from pretrain.model import megatron_config
-from pretrain.precision import Machine, check_fp8
-from pretrain.simulated import GRADIENT, INPUT, WEIGHT, Operands, _Product, _Simulated
+from pretrain.precision import Machine, check_fp8, loss_scales
+from pretrain.simulated import GRADIENT, INPUT, WEIGHT, Operands, SimulatedLinear, _Product
 from pretrain.topology import Topology
 from stemma.core.errors import StemmaError
-from stemma.core.stage import Execution
 from tests.kernels.test_fp8 import E4M3, E5M2, definition, matrix
-from tests.pretrain.helpers import REFERENCE, TINY, batch, parameter_hash, train
+from tests.pretrain.helpers import (
+    REFERENCE,
+    TINY,
+    amax_histories,
+    batch,
+    build,
+    parameter_hash,
+    run_ranks,
+    train,
+)
 
 HOPPER = Machine(capability=(9, 0), transformer_engine=(2, 8))
 RECIPES = ["tensorwise", "delayed", "blockwise", "mxfp8"]
-RUNS = {
-    "fp32": {},
+FP8 = {name: {"precision": "fp8", "fp8": {"recipe": name, "simulate": True}} for name in RECIPES}
+HALF = {
     "bf16": {"precision": "bf16"},
-    "fp16": {"precision": "fp16", "loss_scale": LossScaleConfig(initial=2.0**30, window=3)},
-} | {name: {"precision": "fp8", "fp8": FP8Config(recipe=name, simulate=True)} for name in RECIPES}
-
-
-def build(**settings) -> Engine:
-    schedule = ScheduleConfig(peak_lr=1e-2)
-    training = TrainingConfig(seed=7, global_batch_size=4, micro_batch_size=2, schedule=schedule, **settings)
-    return Engine.build(TINY, training, Execution(threads=1))
+    "fp16": {"precision": "fp16", "loss_scale": {"initial": 2.0**30, "window": 3}},
+} | FP8
 
 
 @pytest.fixture
@@ -37,10 +38,10 @@ def engines():
     """Builds engines one after another; each takes the place of the one before."""
     built = []
 
-    def make(**settings):
+    def make(**training):
         while built:
             built.pop().close()
-        built.append(build(**settings))
+        built.append(build(training=training))
         return built[-1]
 
     yield make
@@ -152,9 +153,9 @@ def test_all_three_products_see_quantised_operands(recipe, format):
 
 
 def test_first_and_last_layers_stay_in_bf16_where_asked(engines):
-    fp8 = FP8Config(recipe="mxfp8", simulate=True, num_layers_at_start_in_bf16=1)
+    fp8 = {"recipe": "mxfp8", "simulate": True, "num_layers_at_start_in_bf16": 1}
     engine = engines(precision="fp8", fp8=fp8)
-    quantised = [name for name, layer in engine.module.named_modules() if isinstance(layer, _Simulated)]
+    quantised = [name for name, layer in engine.module.named_modules() if isinstance(layer, SimulatedLinear)]
     kinds = ["q_down_proj", "q_up_proj", "kv_down_proj", "kv_up_proj", "proj"]
     expected = [f"decoder.layers.1.self_attention.linear_{kind}" for kind in kinds]
     expected += [f"decoder.layers.1.mlp.linear_{kind}" for kind in ("fc1", "fc2")]
@@ -172,9 +173,9 @@ def fp32_losses():
     return losses
 
 
-@pytest.mark.parametrize("name", list(RUNS)[1:])
+@pytest.mark.parametrize("name", HALF)
 def test_a_precision_trains_like_fp32_and_resumes_bit_for_bit(engines, fp32_losses, tmp_path, name):
-    settings = RUNS[name]
+    settings = HALF[name]
     engine = engines(**settings)
     losses = train(engine, 0, 4)
     extra_state = state_of_precision(engine)
@@ -200,15 +201,11 @@ def test_a_precision_trains_like_fp32_and_resumes_bit_for_bit(engines, fp32_loss
 
 def state_of_precision(engine):
     """Loss scale and histories of largest values."""
-    scalers = [getattr(part, "grad_scaler", None) for part in engine.optimizer.chained_optimizers]
-    scales = [str(scaler.state_dict()) for scaler in scalers if scaler is not None]
-    layers = [layer for layer in engine.module.modules() if isinstance(layer, _Simulated)]
-    states = [layer.get_extra_state() for layer in layers]
-    return scales, [state.tolist() for state in states if state is not None]
+    return str(loss_scales(engine.optimizer)), [state.tolist() for state in amax_histories(engine)]
 
 
 def test_an_fp16_overflow_skips_the_step_and_lowers_the_scale(engines):
-    engine = engines(precision="fp16", loss_scale=LossScaleConfig(initial=2.0**40, window=2, hysteresis=1))
+    engine = engines(precision="fp16", loss_scale={"initial": 2.0**40, "window": 2, "hysteresis": 1})
     before = weights(engine)
 
     def loss(logits, micro):
@@ -235,9 +232,9 @@ def test_histories_begin_and_end_with_fp8(engines, tmp_path):
     plain = engines(precision="bf16")
     train(plain, 0, 2)
     plain.save(tmp_path / "bf16", {})
-    fp8 = engines(**RUNS["delayed"])
+    fp8 = engines(**FP8["delayed"])
     fp8.load(tmp_path / "bf16")
-    assert all(torch.tensor(state)[:-1].eq(0).all() for state in state_of_precision(fp8)[1])
+    assert not any(state[:-1].any() for state in amax_histories(fp8))
     train(fp8, 2, 3)
     fp8.save(tmp_path / "fp8", {})
     losses = train(fp8, 3, 4)
@@ -251,7 +248,7 @@ def test_masters_are_not_taken_for_weights_nor_the_other_way_round(engines, tmp_
     train(full, 0, 2)
     full.save(tmp_path / "fp32", {})
     bf16 = engines(precision="bf16")
-    with pytest.raises(StemmaError, match=r"of fp32 weights, this run that of fp32 masters.*carry_optimizer"):
+    with pytest.raises(StemmaError, match=r"weights are fp32.*beside 16-bit weights.*carry_optimizer: false"):
         bf16.load(tmp_path / "fp32")
     bf16.load(tmp_path / "fp32", weights_only=True)
     bf16.save(tmp_path / "bf16", {})  # before its first step: there are no moments, and no masters, to save
@@ -262,7 +259,7 @@ def test_masters_are_not_taken_for_weights_nor_the_other_way_round(engines, tmp_
 
 
 def test_delayed_scales_follow_steps_and_not_micro_batches_or_evaluations(engines):
-    engine = engines(**RUNS["delayed"])
+    engine = engines(**FP8["delayed"])
     train(engine, 0, 1)
     once = state_of_precision(engine)
     one_by_one = replace(batch(1), micro=[replace(micro, cu_seqlens=None) for micro in batch(1).micro])
@@ -279,8 +276,26 @@ def test_delayed_scales_follow_steps_and_not_micro_batches_or_evaluations(engine
 
     results = []
     for version in (one_by_one, together):
-        engine = engines(**RUNS["delayed"])
+        engine = engines(**FP8["delayed"])
         train(engine, 0, 1)
         results.append((engine.train_step(version, loss, 1e-2).loss, state_of_precision(engine)[1]))
     assert results[0][0] == pytest.approx(results[1][0], rel=1e-3)
     torch.testing.assert_close(torch.tensor(results[0][1]), torch.tensor(results[1][1]), rtol=0.02, atol=0)
+
+
+@pytest.mark.slow
+def test_ranks_share_what_they_remember(engines, tmp_path):
+    """Two ranks scale as one process does, whether they share layers, positions or batches."""
+    engine = engines(**FP8["delayed"])
+    losses = train(engine, 0, 4)
+    alone = torch.stack(amax_histories(engine))
+    splits = [{"tensor_parallel": 2}, {"tensor_parallel": 2, "sequence_parallel": True}]
+    splits += [{"data_parallel": 2}, {"context_parallel": 2}]
+    calls = [("histories", split, FP8["delayed"]) for split in splits]
+    for found in run_ranks(2, tmp_path, *calls):
+        assert found["losses"] == pytest.approx(losses, rel=2**-8)
+        states = torch.tensor(found["states"])
+        assert torch.equal(states[:, -5, WEIGHT], alone[:, -5, WEIGHT])  # of whole weights, in the first step
+        assert torch.equal(states[0, -5, INPUT], alone[0, -5, INPUT])  # of all micro batches
+        torch.testing.assert_close(states[..., :GRADIENT], alone[..., :GRADIENT], rtol=0.25, atol=0)
+        torch.testing.assert_close(states[..., GRADIENT], alone[..., GRADIENT], rtol=0.6, atol=0)
