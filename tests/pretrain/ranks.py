@@ -13,6 +13,7 @@ import torch.distributed as dist
 
 from tests.pretrain.helpers import (
     UNTIED,
+    amax_histories,
     batch_of,
     build,
     figures,
@@ -73,7 +74,18 @@ def methods(ranks: dict[str, int], training: dict[str, Any], folder: str | None)
     return learned
 
 
-FUNCTIONS = {"methods": methods, "split": split, "exact": exact, "save": save, "resume": resume}
+def histories(ranks: dict[str, int], training: dict[str, Any]) -> dict[str, Any]:
+    """Four losses, and the histories of delayed scaling after them; the same on all ranks."""
+    engine = build(training=training, **ranks)
+    losses = train(engine, 0, 4)
+    states = [state.tolist() for state in amax_histories(engine)]
+    everywhere = [None] * dist.get_world_size()
+    dist.all_gather_object(everywhere, [losses, states])
+    assert all(other == everywhere[0] for other in everywhere), "ranks remember different values"
+    return {"losses": losses, "states": states}
+
+
+FUNCTIONS = {"histories": histories, "methods": methods, "split": split, "exact": exact, "save": save, "resume": resume}
 
 
 def call_all(rank: int, ranks: int, folder: Path) -> None:
