@@ -104,7 +104,7 @@ def test_gradients_are_clipped_for_all_parameters_together() -> None:
     engine.close()
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
 def test_a_resumed_muon_goes_on_bit_for_bit(precision: str, tmp_path: Path) -> None:
     training = {"optimizer": OptimizerConfig(name="muon"), "precision": precision}
     engine = build(training=training)
