@@ -1,8 +1,8 @@
 """Do two models compute the same? Block by block, on the same tokens.
 
 Each block is compared twice: as it is reached (what the blocks before deviate adds up), and by itself, given
-the first model's input to it. By itself a block deviates only if its own weights or its own arithmetic do, so
-the first such block is where to look.
+the first model's input to it. By itself a layer deviates only if its own weights or its own arithmetic do, so
+the first such block is where to look. (A layer's MLP takes in what that layer's attention made, even then.)
 """
 
 import math
@@ -22,6 +22,7 @@ from pretrain.convert import HFFolder, MegatronFolder, hf_shapes, hf_to_megatron
 from pretrain.convert.source import open_weights
 from stemma.core.config import differences, identity
 from stemma.core.errors import StemmaError
+from stemma.core.stage import Execution
 
 EMBEDDING, NORM, LOGITS = "embedding", "final norm", "logits"
 Trace = dict[str, Tensor]
@@ -166,7 +167,7 @@ def megatron_model(weights: HFFolder | MegatronFolder) -> Model:
     from pretrain.model import build_model, megatron_config
     from pretrain.topology import Topology
 
-    join(Topology())
+    join(Topology(), Execution().hang_seconds)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # of packages that Megatron would use on CUDA
         module = build_model(weights.model, megatron_config(weights.model)).eval()

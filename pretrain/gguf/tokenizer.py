@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from tokenizers import Tokenizer
 
-from pretrain.convert.hf import CONFIG
+from pretrain.convert import special_ids
 from stemma.core.errors import StemmaError
 from stemma.core.files import read_json
 from tokenizer.splitting.cascade import CJK_RUNS, WORDS
@@ -49,8 +49,11 @@ def add_tokenizer(writer: "GGUFWriter", folder: Path, size: int) -> None:
     writer.add_token_merges([pair if isinstance(pair, str) else " ".join(pair) for pair in merges])
     writer.add_add_bos_token(False)
     writer.add_add_space_prefix(False)
-    for role, number in special_ids(folder).items():
-        getattr(writer, f"add_{role}_token_id")(number)
+    ids = special_ids(folder)
+    if "bos_token_id" in ids:
+        writer.add_bos_token_id(ids["bos_token_id"])
+    if "eos_token_id" in ids:
+        writer.add_eos_token_id(ids["eos_token_id"])
     template = chat_template(folder)
     if template is not None:
         writer.add_chat_template(template)
@@ -63,8 +66,9 @@ def read_tokenizer(folder: Path) -> dict[str, Any]:
         StemmaError: it is missing, or llama.cpp has no such tokenizer; says in what they differ.
     """
     path = folder / "tokenizer.json"
-    if not path.is_file():
-        raise StemmaError(f"{folder} has no tokenizer.json; a GGUF file holds the tokenizer too")
+    for needed in (path, folder / "tokenizer_config.json"):
+        if not needed.is_file():
+            raise StemmaError(f"{folder} has no {needed.name}; a GGUF file holds the tokenizer too")
     tokenizer: dict[str, Any] = read_json(path)
     model = tokenizer["model"]
     problems = []
@@ -92,25 +96,10 @@ def patterns(pre_tokenizer: Mapping[str, Any] | None) -> list[str] | None:
     return [step["pattern"]["Regex"] for step in splits] if len(splits) == len(steps) - 1 else None
 
 
-def special_ids(folder: Path) -> dict[str, int]:
-    """``bos``, ``eos`` and ``pad``, from the model's config and where generation overrides it."""
-    config = dict(read_json(folder / CONFIG))
-    generation = folder / "generation_config.json"
-    if generation.is_file():
-        config |= read_json(generation)
-    ids = {role: config.get(f"{role}_token_id") for role in ("bos", "eos", "pad")}
-    return {
-        role: number[0] if isinstance(number, list) else number
-        for role, number in ids.items()
-        if number is not None
-    }
-
-
 def chat_template(folder: Path) -> str | None:
     """The template, wherever the folder keeps it."""
     path = folder / "chat_template.jinja"
     if path.is_file():
         return path.read_text()
-    settings = folder / "tokenizer_config.json"
-    template = read_json(settings).get("chat_template") if settings.is_file() else None
+    template = read_json(folder / "tokenizer_config.json").get("chat_template")
     return template if isinstance(template, str) else None
