@@ -114,8 +114,8 @@ def layer_activation_bytes(model: ModelConfig, topology: Topology, precision: Pr
     tensor-parallel rank: the inputs of both norms and what they feed (``4 h``), the latents before and after
     theirs (``2 q + 2 c``) and the shared rotary key (``d_r``); sequence parallelism splits all but the
     latents. Split: queries, keys, and values and output that the engine pads to the keys' width for the
-    kernel (``4 n (d_n + d_r)``; keys and values of all positions, where context-parallel ranks gather them),
-    the output without padding (``n d_v``), the SwiGLU's input and output (``3 f``), and the kernel's
+    kernel (``4 n (d_n + d_r)``, of which context-parallel ranks keep their values unpadded), the output
+    without padding (``n d_v``), the SwiGLU's input and output (``3 f``), and the kernel's
     log-sum-exp (4 bytes per head).
     Without the fused kernels, as on a CPU, each norm keeps one more copy of what it returns and the SwiGLU
     ``2 f`` more. Allocator slack and communication buffers are not in it.
@@ -125,8 +125,8 @@ def layer_activation_bytes(model: ModelConfig, topology: Topology, precision: Pr
     between = topology.tensor if topology.sequence_parallel else 1
     whole = 4 * model.hidden_size / between
     whole += 2 * (model.q_lora_rank or 0) + 2 * model.kv_lora_rank + model.qk_rope_head_dim
-    attention = (2 + 2 * topology.context) * model.qk_head_dim + model.v_head_dim
-    split = heads * attention + 3 * model.ffn_hidden_size
+    values = model.qk_head_dim if topology.context == 1 else model.v_head_dim
+    split = heads * (3 * model.qk_head_dim + values + model.v_head_dim) + 3 * model.ffn_hidden_size
     return size * (whole + split / topology.tensor) + 4 * heads / topology.tensor
 
 
@@ -177,10 +177,15 @@ def memory(
 
     between = topology.tensor if topology.sequence_parallel else 1
     layer_input = model.hidden_size * size / between
+    gathered = 0.0  # keys and padded values of all positions, of one layer at a time
+    if topology.context > 1:
+        whole_rows = topology.context * 2 * model.qk_head_dim
+        gathered = size * model.num_attention_heads * whole_rows / topology.tensor
 
     def rank(last: bool) -> Memory:
         held = 1 if last else topology.pipeline
         kept = held * layers * layer_input + one_layer if recompute else held * layers * one_layer
+        kept += gathered
         count = rank_parameters(model, topology, last)
         logits = (2 * size + 4) * model.vocab_size / topology.tensor if last else 0
         return Memory(count * weights, count * gradients, count * optimizer, tokens * kept, tokens * logits)

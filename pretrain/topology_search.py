@@ -8,8 +8,8 @@ Per micro batch and layer, in bytes of a tensor-parallel rank's share (``k = mic
 
 - TP: two all-reduces of ``k h`` forward and two backward (Shoeybi et al. 2019, arXiv 1909.08053), of which
   a ring moves ``2 (t - 1) / t`` times the tensor, and the gathers of the latents, ``k (q + c + d_r)``;
-- CP: keys and values of the whole sequence, gathered forward and scattered backward (Llama 3, arXiv
-  2407.21783, section 3.3.2);
+- CP: keys and values of the whole sequence, gathered forward and once more backward, and their gradients
+  scattered (Llama 3, arXiv 2407.21783, section 3.3.2);
 - PP: ``k h`` per boundary and direction; the bubble is ``p - 1`` micro batches (arXiv 2104.04473, 2.2);
 - DP: once a step, gradients in fp32 and weights in the compute format over replicas and CP ranks (ZeRO-1).
 """
@@ -170,7 +170,7 @@ def _layer_traffic(
         seconds += moved / (device.link * REACHED)
     if c > 1:
         keys_values = heads / t * (model.qk_head_dim + model.v_head_dim) * tokens * size
-        seconds += rounds * keys_values * (c - 1) / c / (_bandwidth(device, t * c) * REACHED)
+        seconds += 3 * keys_values * (c - 1) / c / (_bandwidth(device, t * c) * REACHED)
     return seconds
 
 
