@@ -293,7 +293,7 @@ def test_ranks_share_what_they_remember(engines, tmp_path):
     splits += [{"data_parallel": 2}, {"context_parallel": 2}]
     calls = [("histories", split, FP8["delayed"]) for split in splits]
     for found in run_ranks(2, tmp_path, *calls):
-        assert found["losses"] == pytest.approx(losses, rel=2**-8)
+        assert found["losses"] == pytest.approx(losses, abs=0.05)
         states = torch.tensor(found["states"])
         assert torch.equal(states[:, -5, WEIGHT], alone[:, -5, WEIGHT])  # of whole weights, in the first step
         assert torch.equal(states[0, -5, INPUT], alone[0, -5, INPUT])  # of all micro batches
