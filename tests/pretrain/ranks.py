@@ -6,11 +6,18 @@ import os
 import signal
 import sys
 import traceback
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import torch.distributed as dist
+from torch import Tensor
+from torch.multiprocessing.reductions import StorageWeakRef
 
+from pretrain import context
+from pretrain.batch import MicroBatch
+from pretrain.config import ModelConfig
 from tests.pretrain.helpers import (
     UNTIED,
     amax_histories,
@@ -46,6 +53,34 @@ def exact(ranks: dict[str, int]) -> dict[str, Any]:
     return {"losses": train(engine, 0, 6), "gradients": gradients}
 
 
+def gathered(ranks: dict[str, int]) -> list[list[int]]:
+    """Tensors of whole rows that attention made, and how many are left: after the forward pass, and after the
+    step."""
+    engine = build(**ranks)
+    storages: list[StorageWeakRef] = []
+    counts: list[list[int]] = []
+    original = context._made_again
+
+    def count() -> None:
+        counts.append([len(storages), sum(not storage.expired() for storage in storages)])
+
+    def see(whole: Tensor) -> Tensor:
+        storages.append(StorageWeakRef(whole.untyped_storage()))
+        return whole
+
+    def loss(output: Tensor, micro: MicroBatch) -> tuple[Tensor, dict[str, Tensor]]:
+        count()
+        return engine.token_loss(output, micro.labels).sum(), {}
+
+    step = batch_of(engine, 0)
+    with mock.patch.object(
+        context, "_made_again", lambda whole, make: original(see(whole), lambda: see(make()))
+    ):
+        engine.train_step(replace(step, micro=step.micro[:1]), loss, lr=0.0)
+    count()
+    return counts
+
+
 def save(ranks: dict[str, int], sharded: bool, folder: str) -> dict[str, Any]:
     """Three steps, and a checkpoint that is written while three more are made."""
     engine = build(sharded_optimizer=sharded, **ranks)
@@ -74,6 +109,14 @@ def methods(ranks: dict[str, int], training: dict[str, Any], folder: str | None)
     return learned
 
 
+def export(ranks: dict[str, int], model: dict[str, Any], folder: str) -> None:
+    """A checkpoint, and the folder that these ranks write together for transformers."""
+    engine = build(ModelConfig.model_validate(model), **ranks)
+    train(engine, 0, 2)
+    engine.save(Path(folder) / "checkpoint", {})
+    engine.write_hf(Path(folder) / "hf")
+
+
 def histories(ranks: dict[str, int], training: dict[str, Any]) -> dict[str, Any]:
     """Four losses, and the histories of delayed scaling after them; the same on all ranks."""
     engine = build(training=training, **ranks)
@@ -85,7 +128,16 @@ def histories(ranks: dict[str, int], training: dict[str, Any]) -> dict[str, Any]
     return {"losses": losses, "states": states}
 
 
-FUNCTIONS = {"histories": histories, "methods": methods, "split": split, "exact": exact, "save": save, "resume": resume}
+FUNCTIONS = {
+    "histories": histories,
+    "export": export,
+    "methods": methods,
+    "gathered": gathered,
+    "split": split,
+    "exact": exact,
+    "save": save,
+    "resume": resume,
+}
 
 
 def call_all(rank: int, ranks: int, folder: Path) -> None:
