@@ -1,5 +1,6 @@
 """Guards: what is unusual, what is written down of it, and what skipping, going back and stopping come to."""
 
+import io
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from rich.console import Console
 
 from data_pipeline.curriculum.plan import Plan
 from data_pipeline.tokens.shards import TokenShard, open_shards
@@ -28,6 +30,7 @@ from stemma.core.errors import StageFailed
 from stemma.core.files import read_json, read_jsonl
 from stemma.core.progress import Event, Progress
 from stemma.core.stage import Execution, Workspace
+from stemma.incidents import incidents, render_incident, render_incidents
 from tests.pretrain.helpers import parameter_hash
 
 STEPS = 16
@@ -244,6 +247,13 @@ def test_a_spike_is_written_down_with_its_documents_and_applied(
             assert shard.read(begin, length).tolist() == read[:length]
             read = read[length:]
         assert read == []
+    out = Console(file=io.StringIO(), width=120)
+    (shown,) = incidents({}, {"stem": tmp_path / "artifact"})
+    render_incidents([shown], out)
+    render_incident(shown, out)
+    printed = out.file.getvalue()
+    assert f"loss {float(found['loss']):.4g}, {found['usual']:.4g} was usual" in printed
+    assert found["batch"][3]["documents"][0]["id"] in printed
 
 
 def test_a_skipped_spike_leaves_the_weights_as_if_the_step_had_not_been(
@@ -292,6 +302,9 @@ def test_a_process_killed_between_deciding_and_going_back_goes_back_at_its_next_
     scratch = tmp_path / "killed" / "artifact" / ".scratch"
     assert read_json(scratch / "rewinds.json")["pending"] == 8
     assert (scratch / "checkpoint" / "step-00000010").exists()
+    on_the_way_back = [each.step for each in incidents({}, {"stem": tmp_path / "killed" / "artifact"})]
+    (tmp_path / "killed" / "artifact" / "incidents.jsonl").rename(tmp_path / "cut off")
+    assert on_the_way_back == [11] == [each.step for each in incidents({}, {"stem": scratch.parent})]
     attempt(tmp_path / "killed", **policy)
     same(tmp_path / "straight", tmp_path / "killed", "checkpoints.jsonl")
 
