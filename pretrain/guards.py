@@ -31,7 +31,7 @@ OUTCOMES: dict[Policy, str] = {
     "rewind": "is gone back from",
     "stop": "stops the stage",
 }
-OVERFLOWS = 64  # fp16 overflows in a row; the loss scale begins at 2**32 and halves with each
+OVERFLOWS = 64  # fp16 overflows in a row; each but the first halves the loss scale
 
 
 @dataclass(frozen=True)
