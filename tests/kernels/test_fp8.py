@@ -92,10 +92,11 @@ def test_a_cast_goes_to_the_nearest_value_and_to_the_even_one_between_two(dtype)
     x = np.concatenate([x, -x])
     assert np.array_equal(cast(torch.tensor(x).float(), ONE, dtype).numpy(), nearest(x, dtype))
     odd = cast(torch.tensor([math.inf, -math.inf, math.nan]), ONE, dtype)
-    assert odd[:2].tolist() == [LARGEST[dtype], -LARGEST[dtype]] and odd[2].isnan()
+    assert odd[:2].tolist() == [LARGEST[dtype], -LARGEST[dtype]]
+    assert odd[2].isnan()
 
 
-@pytest.mark.parametrize("shape", [(256, 128), (130, 300), (7, 31), (1, 1)])
+@pytest.mark.parametrize("shape", [(130, 140), (7, 31), (1, 1)])
 @pytest.mark.parametrize("dtype", [E4M3, E5M2])
 @pytest.mark.parametrize(
     ("recipe", "along", "square"),
