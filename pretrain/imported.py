@@ -12,6 +12,7 @@ from stemma.core.files import sha256_file
 from stemma.core.progress import Progress
 from stemma.core.stage import Execution, Stage, Workspace
 
+TOKENIZER = "tokenizer.json"
 FREE = ("initializer_range", "embedding_initializer_range", "max_position_embeddings", "rope_theta")
 """Fields of the shape in which a run may differ from the model it starts from."""
 
@@ -32,6 +33,7 @@ class ImportStage(Stage):
         if not (folder / CONFIG).is_file():
             raise StemmaError(f"init_from: {folder} is no Hugging Face folder: it has no {CONFIG}")
         files = [folder / CONFIG, *weight_files(folder)]
+        files += [path for path in [folder / TOKENIZER] if path.is_file()]
         self.resolved = {"files": {path.name: sha256_file(path) for path in files}}
 
     def run(self, work: Workspace) -> dict[str, Any]:
@@ -64,13 +66,13 @@ class ImportStage(Stage):
 
     def _check_tokenizer(self, folder: Path, progress: Progress) -> None:
         """An embedding row means what its id means: the run has to use the model's own tokenizer."""
-        theirs = folder / "tokenizer.json"
+        theirs = folder / TOKENIZER
         if not theirs.is_file():
-            progress.say(f"{folder} has no tokenizer.json: that its ids are this run's is taken on trust")
+            progress.say(f"{folder} has no {TOKENIZER}: that its ids are this run's is taken on trust")
             return
         found, expected = (
             Tokenizer.from_file(str(path)).get_vocab(with_added_tokens=True)
-            for path in (theirs, self.inputs["tokenizer"].path / "hf" / "tokenizer.json")
+            for path in (theirs, self.inputs["tokenizer"].path / "hf" / TOKENIZER)
         )
         wrong = sorted(
             (token for token, number in expected.items() if found.get(token, number) != number),

@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from gguf import GGUFWriter
 
 ARCHITECTURE = "deepseek2"
-WITHOUT_QUERY_LATENT = (26, 27)  # llama.cpp reads direct queries at these depths, and at no other
 OUTER = {
     "model.embed_tokens": "token_embd",
     "model.norm": "output_norm",
@@ -92,21 +91,25 @@ def write_gguf(
 def padding_layers(model: ModelConfig) -> int:
     """Layers of zeros to append so that llama.cpp takes the queries for what they are.
 
-    ``deepseek2`` has direct queries at the depths of the published Lite models only, and a query latent at
-    every other depth: it goes by the number of layers.
-
     Raises:
-        StemmaError: queries are direct, and the model is deeper than those.
+        StemmaError: queries are direct, and the model is deeper than any that llama.cpp reads so.
     """
-    depth, deepest = model.num_layers, max(WITHOUT_QUERY_LATENT)
-    if model.q_lora_rank is None:
-        if depth > deepest:
-            raise StemmaError(
-                f"llama.cpp reads queries without a latent only in models of {WITHOUT_QUERY_LATENT} layers; "
-                f"this one has {depth}, and layers can only be added. Train with a q_lora_rank to export GGUF"
-            )
-        return min(lite for lite in WITHOUT_QUERY_LATENT if lite >= depth) - depth
-    return deepest + 1 - depth if depth in WITHOUT_QUERY_LATENT else 0
+    depth, direct = model.num_layers, model.q_lora_rank is None
+    for layers in range(depth, max(depth, 48) + 2):
+        if reads_direct_queries(layers, model.vocab_size) == direct:
+            return layers - depth
+    raise StemmaError(
+        f"llama.cpp reads queries without a latent in models of 26 or 27 layers; this one has {depth}, and "
+        "layers can only be added. Train with a q_lora_rank to export GGUF"
+    )
+
+
+def reads_direct_queries(layers: int, vocabulary: int) -> bool:
+    """Whether llama.cpp takes a ``deepseek2`` of this size for one without a query latent.
+
+    It knows them by the sizes of published models: DeepSeek-V2-Lite, GigaChat 3 and Kanana 2.
+    """
+    return layers in (26, 27) or (layers == 48 and vocabulary == 128_256)
 
 
 def add_model(writer: "GGUFWriter", model: ModelConfig, layers: int, rope_theta: float) -> None:

@@ -131,6 +131,8 @@ def test_depth_decides_how_queries_are_read():
     assert padding_layers(shaped(num_layers=32)) == 0
     assert padding_layers(shaped(num_layers=27)) == 1
     assert padding_layers(shaped(num_layers=27, q_lora_rank=None)) == 0
+    assert padding_layers(shaped(num_layers=48)) == 0
+    assert padding_layers(shaped(num_layers=48, vocab_size=128_256)) == 1
     with pytest.raises(StemmaError, match="this one has 28, and layers can only be added"):
         padding_layers(shaped(num_layers=28, q_lora_rank=None))
 
