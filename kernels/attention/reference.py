@@ -12,7 +12,6 @@ from itertools import pairwise
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.nn.attention.bias import causal_lower_right
 
 
 def causal_attention(
@@ -52,9 +51,12 @@ def causal_attention(
     key, value = key.narrow(2, 0, last), value.narrow(2, 0, last)  # nobody looks further
     if d_v < d_qk:
         value = F.pad(value, (0, d_qk - d_v))
+    flash = query.is_cuda and query.dtype in (torch.float16, torch.bfloat16)
+    if flash and cu_seqlens is None and first > 0:  # each row one document
+        cu_seqlens = torch.arange(len(query) + 1, dtype=torch.int32, device=query.device) * length
     if cu_seqlens is None:
         out = _last_queries(query, key, value, scale)
-    elif query.is_cuda and query.dtype in (torch.float16, torch.bfloat16):
+    elif flash:
         out = _flash(query, key, value, scale, cu_seqlens, length)
     else:
         out = _each_alone(query, key, value, scale, cu_seqlens.tolist(), length)
@@ -62,12 +64,12 @@ def causal_attention(
 
 
 def _last_queries(query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
-    """Causal attention of the last positions of rows, by torch's fused kernel where it has one."""
+    """Causal attention of the last positions of rows."""
     queries, keys = query.shape[2], key.shape[2]
     if queries == keys:
         return F.scaled_dot_product_attention(query, key, value, is_causal=True, scale=scale)
-    aligned = causal_lower_right(queries, keys)  # a mask on CPUs, an argument of the kernel on CUDA
-    return F.scaled_dot_product_attention(query, key, value, attn_mask=aligned, scale=scale)
+    seen = torch.ones(queries, keys, dtype=torch.bool, device=query.device).tril(keys - queries)
+    return F.scaled_dot_product_attention(query, key, value, attn_mask=seen, scale=scale)
 
 
 def document_starts(documents: Tensor) -> Tensor:

@@ -54,7 +54,8 @@ def test_a_run_of_queries_is_its_part_of_the_whole_and_so_are_its_gradients(docu
         [torch.cat(parts, 2), query.grad, key.grad, value.grad],
         [expected, *(x.grad for x in expected_inputs)],
     ):
-        assert (found - right).abs().max() <= 5e-6 * right.abs().max()
+        # a document of one position has gradients that are 0 but for rounding
+        assert (found - right).abs().max() <= 5e-6 * max(1.0, right.abs().max())
 
 
 @pytest.mark.parametrize(("first", "count"), [(0, 17), (0, 4), (4, 9), (13, 4)])
@@ -121,9 +122,10 @@ def test_on_cuda_documents_go_to_flash_attention_without_waiting_for_the_device(
         value = torch.empty(2, 4, 64, 32, device="cuda", dtype=torch.bfloat16)
         starts = torch.empty(6, device="cuda", dtype=torch.int32)
         out = causal_attention(query, key, value, cu_seqlens=starts)
-        part = causal_attention(query.narrow(2, 0, 16), key, value, cu_seqlens=starts, first=32)
+        part = query.narrow(2, 0, 16)
+        parts = [causal_attention(part, key, value, cu_seqlens=each, first=32) for each in (starts, None)]
     assert (out.shape, out.dtype, out.device.type) == (value.shape, torch.bfloat16, "cuda")
-    assert part.shape == (2, 4, 16, 32)
+    assert [found.shape for found in parts] == [(2, 4, 16, 32)] * 2
 
 
 @pytest.mark.parametrize("first", [-1, 1])
