@@ -6,8 +6,8 @@ a commit that says why:
     OMP_NUM_THREADS=1 python -m tests.golden.nano
     OMP_NUM_THREADS=1 ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 python -m tests.golden.nano
 
-(the second plays a machine without AVX-512). The libraries below torch choose their kernels, and with them the order of sums, by the processor: losses are
-kept by processor and torch version.
+The second plays a machine without AVX-512. The libraries below torch choose their kernels, and with them the
+order of sums, by the processor: losses are kept by processor and torch version.
 """
 
 import hashlib
