@@ -1,6 +1,7 @@
 """Takes a checkpoint over, on any number of ranks."""
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -75,7 +76,8 @@ def load(
         module.load_state_dict(loaded["model"])
         if with_moments:
             moments = loaded["optimizer"]
-            optimizer.load_state_dict(from_the_other(moments, optimizer) if other else moments)
+            with _settings_kept(optimizer):
+                optimizer.load_state_dict(from_the_other(moments, optimizer) if other else moments)
         else:
             optimizer.reload_model_params()
         if not weights_only:
@@ -84,6 +86,22 @@ def load(
     if not weights_only and len(random) == dist.get_world_size():
         restore_random(random[dist.get_rank()])
     return dict(stored["extra"])
+
+
+@contextlib.contextmanager
+def _settings_kept(optimizer: MegatronOptimizer) -> Iterator[None]:
+    """Betas, epsilon and the like are the profile's, and which kernel computes is this machine's.
+
+    A checkpoint also holds those it was saved with, and Megatron would bring them back.
+    """
+    kept = [
+        [{name: value for name, value in group.items() if name != "params"} for group in part.param_groups]
+        for part in optimizer.chained_optimizers
+    ]
+    yield
+    for part, groups in zip(optimizer.chained_optimizers, kept, strict=True):
+        for group, settings in zip(part.param_groups, groups, strict=True):
+            group.update(settings)
 
 
 def _is_other(folder: Path, stored: dict[str, Any], mine: dict[str, Any]) -> bool:

@@ -157,7 +157,10 @@ def _bytes(value: Any) -> Iterator[Any]:
     elif isinstance(value, dict):
         for key in sorted(value, key=str):
             yield f"{key}:".encode()
-            yield from _bytes(value[key])
+            if key == "param_groups":  # settings are no state; of the distributed optimizer, the step is here
+                yield from _bytes([group.get("step") for group in value[key]])
+            else:
+                yield from _bytes(value[key])
     elif isinstance(value, (list, tuple)):
         for item in value:
             yield from _bytes(item)
