@@ -104,8 +104,8 @@ def launch(
     with _termination() as stopping:
         supervisor = Supervisor(
             name,
-            _command(scratch / JOB, work.execution),
-            _environment(work.execution),
+            command(scratch / JOB, work.execution),
+            environment(work.execution),
             scratch,
             scratch / LOG,
             work.execution.hang_seconds,
@@ -122,7 +122,7 @@ def launch(
     raise Preempted(f"{name} was asked to stop; run the same command again to continue from {reached}")
 
 
-def _command(job: Path, execution: Execution) -> list[str]:
+def command(job: Path, execution: Execution) -> list[str]:
     """The worker, tied to this process; torchrun on it where there are several.
 
     One rank needs nobody to bring it together with others, and torchrun takes as long to start as it does.
@@ -143,7 +143,8 @@ def _command(job: Path, execution: Execution) -> list[str]:
     return [sys.executable, "-m", "pretrain.lifeline", *torchrun]
 
 
-def _environment(execution: Execution) -> dict[str, str]:
+def environment(execution: Execution) -> dict[str, str]:
+    """What the processes of ``command`` need to find, on top of this process's own environment."""
     here = str(Path(__file__).resolve().parent.parent)
     return {
         # Threads that spin at a barrier while another process holds their core make a step several times

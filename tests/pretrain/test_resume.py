@@ -1,6 +1,9 @@
 """A stage that is killed anywhere and run again ends like one that never was: what receipts are for."""
 
-import signal
+import os
+import re
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -9,10 +12,9 @@ import pytest
 
 from data_pipeline.config import PlanConfig
 from data_pipeline.curriculum.stage import PlanStage
-from pretrain.config import ModelConfig, PretrainConfig, TrainingConfig
+from pretrain.config import ModelConfig, TrainingConfig
 from pretrain.launch import EVENTS, RESULT, Job
-from pretrain.stage import PretrainStage
-from stemma.core.artifact import Artifact, Store
+from stemma.core.artifact import Artifact, Store, open_artifact
 from stemma.core.errors import Preempted
 from stemma.core.files import read_json, read_jsonl, write_atomic
 from stemma.core.stage import Execution, execute
@@ -20,10 +22,8 @@ from tests.pretrain.zygote import DIED, Death, Zygote
 from tests.programs import (
     PATIENCE,
     Program,
-    finish,
     kill_when,
     receipts,
-    start_stage,
     still_running,
     wait_until,
 )
@@ -181,47 +181,51 @@ def test_another_number_of_replicas_reads_the_same_batches(
     assert figures[0] == pytest.approx(figures[1], rel=1e-3)
 
 
-# --- the whole chain of processes -----------------------------------------------------------------------
+# --- the command line, with all processes below it -------------------------------------------------------
 
 
-@pytest.fixture
-def start(
-    inputs: dict[str, Artifact],
-    plan: Artifact,
-    make_training: Callable[..., TrainingConfig],
-    tiny_model: ModelConfig,
-    tmp_path: Path,
-) -> Callable[[], Program]:
-    """``start()``: the stage as a program in a session of its own."""
-    training = make_training(global_batch_size=BATCH, checkpoint_every=EVERY)
-    config = PretrainConfig(model=tiny_model, training=training)
-    return lambda: start_stage(tmp_path, PretrainStage, "stem", config, {**inputs, "plan": plan})
+def start(root: Path) -> Program:
+    """``stemma run`` in a session of its own."""
+    program = Path(__file__).with_name("run_cli.py")
+    return subprocess.Popen(
+        [sys.executable, "-W", "ignore", str(program), str(root)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+        env=os.environ | {"PYTHONPATH": str(program.parents[2])},
+    )
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_the_stage_stops_when_asked_dies_when_killed_and_goes_on(
-    start: Callable[[], Program], tmp_path: Path
-) -> None:
-    """Ctrl-C, a scheduler's SIGTERM, SIGKILL of the group: nothing stays behind, each step is done once."""
-    reached = 0
-    for number in (signal.SIGINT, signal.SIGTERM):
-        process = start()
-        target = reached + 2
-        wait_until(process, lambda target=target: receipts(tmp_path) >= target)
-        process.send_signal(number)
-        output, _ = process.communicate(timeout=PATIENCE)
-        assert process.returncode == Preempted.exit_code, output
-        if reached:
-            assert f"continuing stem from step {reached} (checkpoint/step-{reached:08d})" in output
-        (reached,) = [int(line.split()[-1]) for line in output.splitlines() if "checkpoint at step" in line]
-        assert target <= reached < STEPS
-        assert still_running(tmp_path) == []
-    process = start()
-    kill_when(process, lambda: receipts(tmp_path) >= reached + 2)
-    time.sleep(0.2)
+def test_a_run_stops_when_asked_dies_when_killed_and_goes_on(tmp_path: Path) -> None:
+    """A scheduler's SIGTERM, then SIGKILL of the group: nothing stays behind, each step is done once."""
+    process = start(tmp_path)
+    wait_until(process, lambda: receipts(tmp_path) >= 2)
+    process.terminate()
+    output, _ = process.communicate(timeout=PATIENCE)
+    assert process.returncode == Preempted.exit_code == 75, output
+    stopped = r"^stemma: stem was asked to stop; .* a checkpoint at step (\d+)$"
+    (reached,) = map(int, re.findall(stopped, output, re.MULTILINE))
+    assert 2 <= reached < STEPS
     assert still_running(tmp_path) == []
-    _, artifact = finish(start())
+    process = start(tmp_path)
+    kill_when(process, lambda: receipts(tmp_path) >= reached + 2)
+    wait_for(lambda: not still_running(tmp_path))
+    process = start(tmp_path)
+    output, _ = process.communicate(timeout=PATIENCE)
+    assert process.returncode == 0, output
+    assert "continuing stem from step" in output
+    (artifact,) = (open_artifact(path) for path in tmp_path.glob("artifacts/stem-*"))
     assert artifact.summary["resumed_from"] >= reached
     assert [line["step"] for line in read_jsonl(artifact.file("receipts.jsonl"))] == list(range(STEPS))
     assert [line["step"] for line in read_jsonl(artifact.file("checkpoints.jsonl"))] == [*range(4, 30, 4), 30]
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    """The kernel ends orphans at once, but not at the same moment."""
+    deadline = time.monotonic() + 10
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)

@@ -279,6 +279,23 @@ def test_asked_to_stop_between_two_attempts_it_stops(
     assert running.restarted == 0
 
 
+def test_ctrl_c_ends_the_program_in_good_order(watch: Runner, tmp_path: Path) -> None:
+    def interrupt() -> None:
+        if (tmp_path / "ready").exists() and not (tmp_path / "result").exists():
+            raise KeyboardInterrupt
+
+    found = watch(
+        """
+        signal.signal(signal.SIGTERM, lambda *_: (finish(), sys.exit(0)))
+        (folder / "ready").touch()
+        time.sleep(120)
+        """,
+        idle=interrupt,
+    )
+    assert (attempts(tmp_path), found.restarted, found.stopping.is_set()) == (1, 0, True)
+    assert (tmp_path / "result").exists()
+
+
 def test_a_beat_tells_a_process_from_a_later_one_of_the_same_number(tmp_path: Path) -> None:
     before = signal.getsignal(signal.SIGUSR1)
     heart = Heartbeat(tmp_path, 3)
