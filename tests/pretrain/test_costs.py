@@ -1,13 +1,18 @@
 """The planner's arithmetic against counted parameters, counted operations and measured activations."""
 
+from itertools import accumulate
+from pathlib import Path
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils.flop_counter import FlopCounterMode
 
+from pretrain.batch import MicroBatch, StepBatch
 from pretrain.config import ModelConfig
 from pretrain.costs import (
+    checkpoint_bytes,
     days,
     forward_flops,
     layer_activation_bytes,
@@ -18,7 +23,7 @@ from pretrain.costs import (
 )
 from pretrain.planner import single_rank
 from pretrain.topology import Topology
-from tests.pretrain.helpers import REFERENCE
+from tests.pretrain.helpers import REFERENCE, build, train
 
 SMALL = ModelConfig(
     vocab_size=512,
@@ -31,6 +36,10 @@ SMALL = ModelConfig(
     qk_nope_head_dim=32,
     qk_rope_head_dim=16,
     v_head_dim=32,
+)
+
+NARROW = SMALL.model_copy(
+    update={"hidden_size": 128, "ffn_hidden_size": 384, "q_lora_rank": 64, "num_layers": 2}
 )
 
 
@@ -143,6 +152,48 @@ def test_activations_are_those_that_autograd_keeps() -> None:
     norms = 2 * SMALL.hidden_size + SMALL.q_lora_rank + SMALL.kv_lora_rank  # type: ignore[operator]
     unfused = 4 * (norms + 2 * SMALL.ffn_hidden_size)
     assert measured == pytest.approx(layer_activation_bytes(SMALL, Topology(), "fp32") + unfused, rel=0.01)
+
+
+def peak_bytes(model: ModelConfig, rows: int, length: int) -> int:
+    """Most bytes that a training step held at once beyond what it found: counted by torch's allocator."""
+    engine = build(model)
+    tokens = torch.randint(0, model.vocab_size, (rows, length + 1))
+    positions = torch.arange(length).expand(rows, length)
+    micro = MicroBatch(
+        tokens[:, :-1].contiguous(), tokens[:, 1:].contiguous(), torch.ones(rows, length), positions
+    )
+    batch = StepBatch([micro], {}, "", float(rows * length))
+
+    def loss(output: torch.Tensor, part: MicroBatch) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        return engine.token_loss(output, part.labels).sum(), {}
+
+    engine.train_step(batch, loss, lr=1e-3)  # the first one makes the moments
+    with torch.profiler.profile(profile_memory=True) as recorded:
+        engine.train_step(batch, loss, lr=1e-3)
+    engine.close()
+    events = [event for event in recorded.profiler.kineto_results.events() if event.name() == "[memory]"]
+    held = list(accumulate(event.nbytes() for event in sorted(events, key=lambda event: event.start_ns())))
+    return max(held)
+
+
+@pytest.mark.parametrize(("layers", "rows", "length"), [(2, 2, 512), (4, 1, 1024)])
+def test_the_peak_of_a_step_is_what_the_formula_says(layers: int, rows: int, length: int) -> None:
+    """Activations and logits, plus what a CPU keeps for lack of fused norms and SwiGLU."""
+    model = NARROW.model_copy(update={"num_layers": layers})
+    planned = memory(model, Topology(), "fp32", length, rows, recompute=False)
+    norms = 2 * model.hidden_size + (model.q_lora_rank or 0) + model.kv_lora_rank
+    unfused = rows * length * layers * 4 * (norms + 2 * model.ffn_hidden_size)
+    expected = planned.activations + planned.logits + unfused
+    assert peak_bytes(model, rows, length) == pytest.approx(expected, rel=0.02)
+
+
+def test_a_checkpoint_is_as_large_as_planned(tmp_path: Path) -> None:
+    engine = build(NARROW)
+    train(engine, 0, 1)
+    engine.save(tmp_path / "step-00000001", {})
+    engine.close()
+    written = sum(path.stat().st_size for path in (tmp_path / "step-00000001").rglob("*") if path.is_file())
+    assert written == pytest.approx(checkpoint_bytes(NARROW, "fp32"), rel=0.03)
 
 
 @settings(max_examples=30)
