@@ -1,8 +1,9 @@
 """How long a training step waits for its checkpoint: written beside the training, and not.
 
 nano's shape, fp32. Steps with and without a save alternate, so that what else the machine does falls on both
-sides. A save beside the training costs its own call (the copy) and slows down the step it is written under:
-both are counted, as the time from one step's end to the end of the step after next, less two plain steps.
+sides. A save beside the training makes the step wait for its call (the copy), and slows down the steps it is
+written under, which have a core less for that long. Both are shown: what the training waits for, and all it
+costs, as the time of the call and two steps less that of two plain steps.
 
     python -m benchmarks.checkpoint [--rounds 8] [--threads 2]
 """
@@ -67,11 +68,13 @@ def measure(root: Path, rounds: int, threads: int) -> None:
     step = statistics.median(plain) / 2
     print(f"{profile.model.parameters:,} parameters, {size / 1e6:.1f} MB, {threads} threads")
     print(f"a step of {rows} x {length} tokens takes {step * 1e3:.0f} ms; medians of {rounds} saves")
-    print(f"{'':>10} {'the call':>10} {'all it costs':>14} {'of a step':>10}")
+    print(f"{'':>10} {'waits':>10} {'of a step':>10} {'all it costs':>14} {'of a step':>10}")
     for kind in call:
         cost = statistics.median(stall[kind]) - statistics.median(plain)
         first = statistics.median(call[kind])
-        print(f"{kind:>10} {first * 1e3:7.0f} ms {cost * 1e3:11.0f} ms {cost / step:10.1%}")
+        print(
+            f"{kind:>10} {first * 1e3:7.0f} ms {first / step:10.1%} {cost * 1e3:11.0f} ms {cost / step:10.1%}"
+        )
     engine.close()
 
 
