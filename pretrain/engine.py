@@ -114,8 +114,7 @@ class Engine:
             execution: how many ranks share what.
             sharded_optimizer: replicas keep a part of the moments each (Megatron's distributed optimizer);
                 None: on CUDA they do, but for Muon, which needs whole matrices.
-                Checkpoints of runs with and without do not load each other's optimizer state. On a CPU saving
-                takes several times as long with it, so there it is used in tests only.
+                On a CPU saving takes several times as long with it, so there it is used in tests only.
 
         Raises:
             StemmaError: the number of processes is not TP x PP x CP x DP, or the precision or the split is
