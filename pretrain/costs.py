@@ -157,8 +157,8 @@ def memory(
 
     Under the 1F1B schedule the first pipeline stage holds the activations of as many micro batches as there
     are stages, the last of one, plus the logits (Narayanan et al. 2021, arXiv 2104.04473, section 2.2);
-    whichever needs more is returned. Logits are kept twice in the compute format (values, gradient) and once
-    in fp32 (the softmax).
+    whichever needs more is returned. Logits take 12 bytes each: in fp32 values, softmax and gradient;
+    otherwise values in 2 bytes and in 4, the softmax in 4, and the gradient in 2.
 
     Args:
         sequence_length: tokens per sequence, split over ``topology.context`` ranks.
@@ -187,7 +187,7 @@ def memory(
         kept = held * layers * layer_input + one_layer if recompute else held * layers * one_layer
         kept += gathered
         count = rank_parameters(model, topology, last)
-        logits = (2 * size + 4) * model.vocab_size / topology.tensor if last else 0
+        logits = 12 * model.vocab_size / topology.tensor if last else 0
         return Memory(count * weights, count * gradients, count * optimizer, tokens * kept, tokens * logits)
 
     if topology.pipeline == 1:
