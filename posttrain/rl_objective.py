@@ -66,6 +66,8 @@ class PolicyGradient:
         self.sampler = (
             YoutuForCausalLM(hf_config(engine.model, engine.rope_theta)).eval() if engine.rank == 0 else None
         )
+        if self.sampler is not None:  # sampling takes long, and is no hang
+            self.sampler.register_forward_hook(lambda *_: engine.alive())
         self.experiences: list[Experience] = []
         self.recorded = Ledger(dict.fromkeys(config.tasks, DOMAIN))
 
