@@ -30,6 +30,8 @@ def linear(x: Tensor, weight: Tensor) -> Tensor:
         return linear(x.float(), weight.float()).half()
     if not _usable(x, weight):
         return x @ weight.t()
+    if not (weight.is_contiguous() or weight.t().is_contiguous()):
+        weight = weight.contiguous()  # for a weight cut from a wider one a kernel is built anew at every call
     result: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, None, "none", [], "")
     return result
 

@@ -1,3 +1,5 @@
+import time
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -33,6 +35,22 @@ def test_products_are_those_of_float64(shape, transposed, seed) -> None:
     close(onednn.linear(x, weight), x.double() @ weight.double().t(), inner)
     left, right = draw(rows, inner, transposed[0]), draw(rows, columns, transposed[1])
     close(onednn.outer_sum(left, right), left.double().t() @ right.double(), rows)
+
+
+def test_a_weight_cut_from_a_wider_one_costs_a_copy() -> None:
+    """It cost a thousand times as much: oneDNN keeps no kernel for such strides."""
+    x, whole = torch.randn(256, 128), torch.randn(48, 512)
+
+    def seconds(weight: torch.Tensor) -> float:
+        onednn.linear(x, weight)
+        started = time.process_time()
+        for _ in range(20):
+            onednn.linear(x, weight)
+        return time.process_time() - started
+
+    cut = whole[:, :128]
+    close(onednn.linear(x, cut), x.double() @ cut.double().t(), 128)
+    assert seconds(cut) < 50 * seconds(cut.contiguous())
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
