@@ -38,17 +38,17 @@ def next_token_loss(
         config: which loss.
 
     Returns:
-        The sum of ``w_t l_t``; the plain cross entropy of each row, ``[batch]``, without a gradient; and sums
-        to report: ``WEIGHT`` where the weights are not 1, ``cross_entropy`` where that is not the loss
-        itself, and ``z_loss``.
+        The sum of ``w_t l_t``; the plain cross entropy of each position, ``[batch, seq]``, masked or not,
+        without a gradient; and sums to report: ``WEIGHT`` where the weights are not 1, ``cross_entropy``
+        where that is not the loss itself, and ``z_loss``.
     """
     mile = config.name == "mile"
     losses, log_normalizer, entropy = engine.token_statistics(output, micro.labels, entropy=mile)
-    rows = (losses * micro.loss_mask).sum(dim=1)
-    cross_entropy = rows.detach()
+    cross_entropy = losses.detach()
+    total = (losses * micro.loss_mask).sum(dim=1).sum()
     if not mile and not config.z_loss:
-        return rows.sum(), cross_entropy, {}
-    sums = {"cross_entropy": cross_entropy.sum()}
+        return total, cross_entropy, {}
+    sums = {"cross_entropy": total.detach()}
     if config.z_loss:
         penalty = config.z_loss * log_normalizer.square()
         sums["z_loss"] = (penalty.detach() * micro.loss_mask).sum()
@@ -60,8 +60,9 @@ def next_token_loss(
     return (losses * weights).sum(dim=1).sum(), cross_entropy, sums
 
 
-def by_source(rows: Tensor, micro: MicroBatch, sources: list[str]) -> dict[str, Tensor]:
-    """A figure of each row, ``[batch]``, summed by source as ``loss/SOURCE``; 0 for sources not there."""
+def by_source(losses: Tensor, micro: MicroBatch, sources: list[str]) -> dict[str, Tensor]:
+    """Losses ``[batch, seq]`` of supervised positions, summed by source as ``loss/SOURCE``; 0 without any."""
+    rows = (losses * micro.loss_mask).sum(dim=1)
     return {
         f"loss/{source}": rows[[row for row, name in enumerate(micro.sources) if name == source]].sum()
         for source in sources

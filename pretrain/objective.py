@@ -98,6 +98,8 @@ class LanguageModel:
     def loss(self, output: Tensor, micro: MicroBatch) -> tuple[Tensor, dict[str, Tensor]]:
         """The summed loss of a micro batch, and its plain cross entropy by source as ``loss/SOURCE``."""
         total, cross_entropy, sums = next_token_loss(self.engine, output, micro, self.loss_config)
+        if self.observe is not None:
+            self.observe(cross_entropy, micro)
         return total, sums | by_source(cross_entropy, micro, self.sources)
 
     def planned(self, step: int) -> Ledger:
