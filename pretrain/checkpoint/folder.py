@@ -71,6 +71,8 @@ def verify(folder: Path) -> None:
         path = folder / relative
         if not path.is_file():
             problems.append(f"{relative}: missing")
+        elif recorded.keys() != {"bytes", "sha256"}:
+            problems.append(f"{MANIFEST}: what it says of {relative} cannot be read")
         elif path.stat().st_size != recorded["bytes"]:
             problems.append(f"{relative}: {path.stat().st_size} bytes, saved with {recorded['bytes']}")
         elif sha256_file(path) != recorded["sha256"]:

@@ -4,9 +4,11 @@ import shutil
 import pytest
 
 from pretrain import checkpoint
+from pretrain.checkpoint.folder import entries_of, seal
 from pretrain.checkpoint.retention import prune
 from pretrain.config import ModelConfig, OptimizerConfig
 from stemma.core.errors import DamagedError, StemmaError
+from stemma.core.files import write_atomic
 from tests.pretrain.helpers import TINY, build, parameter_hash, run_ranks, train
 
 
@@ -31,10 +33,14 @@ def recorded(folder):
     return json.loads((folder / "record.json").read_text())["state_sha256"]
 
 
-def test_a_new_process_continues_bit_for_bit(saved, tmp_path):
+def test_a_fresh_engine_continues_bit_for_bit(saved, engine):
+    """``test_resume`` has new processes do so."""
     folder, losses, digest = saved
-    (found,) = run_ranks(1, tmp_path, ("resume", {}, False, folder))
-    assert found == {"extra": {"step": 3, "cursor": [1, 2]}, "losses": losses, "hash": digest}
+    engine.close()
+    fresh = build(training={"seed": 8})
+    assert fresh.load(folder) == {"step": 3, "cursor": [1, 2]}
+    assert train(fresh, 3, 6) == losses
+    assert parameter_hash(fresh) == digest
 
 
 def test_the_optimizer_is_part_of_it_and_weights_alone_are_not_enough(saved, engine):
@@ -117,22 +123,37 @@ def test_a_checkpoint_of_the_first_step_has_weights_only(engine, tmp_path):
         fresh.load(tmp_path / "step-00000000")
 
 
-@pytest.mark.parametrize("name", ["state/__0_0.distcp", "state/.metadata", "extra.json", "random.json"])
-@pytest.mark.parametrize("damage", ["flip", "shorten", "delete"])
-def test_a_damaged_file_is_refused_by_name_and_nothing_is_loaded(saved, engine, name, damage):
+def test_a_damaged_file_is_refused_by_name_and_nothing_is_loaded(saved, engine):
     folder, _, digest = saved
-    path = folder / name
-    content = bytearray(path.read_bytes())
-    if damage == "delete":
-        path.unlink()
-    elif damage == "shorten":
-        path.write_bytes(content[:-1])
-    else:
-        content[len(content) // 2] ^= 1
-        path.write_bytes(content)
-    with pytest.raises(DamagedError, match=name.replace(".", r"\.")):
-        engine.load(folder)
+    for name in ("state/__0_0.distcp", "state/.metadata", "extra.json", "random.json"):
+        path = folder / name
+        content = path.read_bytes()
+        middle = len(content) // 2
+        flipped = content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :]
+        for damaged in (flipped, content[:-1], None):
+            path.unlink()
+            if damaged is not None:
+                path.write_bytes(damaged)
+            with pytest.raises(DamagedError, match=name.replace(".", r"\.")):
+                engine.load(folder)
+            path.write_bytes(content)
     assert parameter_hash(engine) == digest
+    engine.load(folder)
+
+
+def test_a_manifest_with_a_flipped_bit_is_found_out(tmp_path):
+    """As damage, whichever byte it is, so that training goes on from the checkpoint before."""
+    for name in ("extra.json", "state/__0_0.distcp"):
+        write_atomic(tmp_path / name, name)
+    seal(tmp_path, entries_of(tmp_path, [tmp_path / "extra.json", tmp_path / "state" / "__0_0.distcp"]))
+    manifest = tmp_path / "manifest.json"
+    content = manifest.read_bytes()
+    for at in range(len(content) - 1):  # a newline may become a tab
+        manifest.write_bytes(content[:at] + bytes([content[at] ^ 1]) + content[at + 1 :])
+        with pytest.raises(DamagedError):
+            checkpoint.verify(tmp_path)
+    manifest.write_bytes(content)
+    checkpoint.verify(tmp_path)
 
 
 def test_a_save_that_was_killed_leaves_no_checkpoint_and_does_not_disturb_the_next(saved, engine):
