@@ -42,6 +42,7 @@ from megatron.core.transformer.transformer_block import TransformerBlockSubmodul
 from megatron.core.transformer.transformer_config import MLATransformerConfig
 
 EMBEDDING = "embedding.word_embeddings.weight"
+ONE_RANK = Topology()
 
 
 class CausalAttention(MegatronModule):
@@ -80,7 +81,7 @@ class CausalAttention(MegatronModule):
 
 
 class Norm(torch.nn.RMSNorm):
-    """RMSNorm. Sequence-parallel ranks each norm some of the positions, so their weight's gradients add up."""
+    """RMSNorm. Sequence-parallel ranks each norm some positions, so the gradients of their weights add up."""
 
     def __init__(self, config: TransformerConfig, hidden_size: int, eps: float = 1e-5, **_: object) -> None:
         super().__init__(hidden_size, eps=eps)
@@ -177,7 +178,7 @@ class LanguageModel(GPTModel):
 def megatron_config(
     model: ModelConfig,
     precision: Precision = "fp32",
-    topology: Topology = Topology(),
+    topology: Topology = ONE_RANK,
     recompute: bool = False,
     fp8: FP8Config | None = None,
 ) -> MLATransformerConfig:
