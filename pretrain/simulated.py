@@ -16,8 +16,9 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from kernels.fp8 import quantise
 from kernels.fp8.delayed import AmaxHistory
-from kernels.fp8.reference import E4M3, E5M2, LARGEST, quantise
+from kernels.fp8.reference import E4M3, E5M2, LARGEST
 from kernels.matmul.onednn import linear, outer_sum
 from pretrain import device  # noqa: F401  (prepares Megatron, which is imported after it, for a CPU)
 from pretrain.config import FP8Config

@@ -16,7 +16,7 @@ BATCH, SEQ, VOCAB = 2, 7, 96
 
 @pytest.fixture(autouse=True)
 def several_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pretrain.cross_entropy.BLOCK", 3 * VOCAB)  # the last one is short
+    monkeypatch.setattr("kernels.cross_entropy.reference.BLOCK", 3 * VOCAB)  # the last one is short
 
 
 def example(scale: float = 5.0) -> tuple[Tensor, Tensor, Tensor, Tensor]:
