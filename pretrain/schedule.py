@@ -29,10 +29,10 @@ def learning_rate(schedule: ScheduleConfig, step: int, total_steps: int) -> floa
     if schedule.shape == "constant":
         return peak
     if schedule.shape == "wsd":
-        stable = 1.0 - schedule.decay_fraction
-        if progress <= stable:
+        to_go = (1.0 - progress) / schedule.decay_fraction  # of the decay; exactly 0 on the last step
+        if to_go >= 1.0:
             return peak
-        return end + (peak - end) * _left(schedule.decay, (progress - stable) / schedule.decay_fraction)
+        return end + (peak - end) * _left(schedule.decay, 1.0 - to_go)
     return end + (peak - end) * _left(schedule.shape, progress)
 
 

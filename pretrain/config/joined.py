@@ -70,3 +70,8 @@ def _misfits(path: str, training: TrainingConfig, before: str, former: TrainingC
                 f"{path}.optimizer.{field} {mine!r} cannot take over the moments of {before}, where it is "
                 f"{theirs!r}; give {path}.carry_optimizer: false to begin without"
             )
+    if (training.precision == "fp32") != (former.precision == "fp32"):  # 16-bit weights have fp32 masters
+        yield (
+            f"{path}.precision {training.precision} cannot take over the moments of {before}, which has "
+            f"{former.precision}; give {path}.carry_optimizer: false to begin without"
+        )
