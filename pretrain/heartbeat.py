@@ -32,7 +32,7 @@ class Beat:
         rank: of all ranks of the run.
         node: host name; a process id means something there only.
         pid: the rank's process.
-        created: when that process began, as the operating system counts: process ids are used again.
+        started: when that process began (``started_at``): process ids are used again.
         doing: what it last said it began.
         step: optimizer steps done; None before the first.
         count: beats so far.
@@ -41,7 +41,7 @@ class Beat:
     rank: int
     node: str
     pid: int
-    created: float
+    started: float
     doing: str = "starting"
     step: int | None = None
     count: int = 0
@@ -65,7 +65,7 @@ class Beat:
             return None
         with contextlib.suppress(psutil.NoSuchProcess):
             process = psutil.Process(self.pid)
-            if process.create_time() == self.created and lives(process):
+            if started_at(process) == self.started and lives(process):
                 return process
         return None
 
@@ -79,8 +79,7 @@ class Heartbeat:
     """
 
     def __init__(self, folder: Path, rank: int) -> None:
-        created = psutil.Process().create_time()
-        self._last = Beat(rank, os.uname().nodename, os.getpid(), created)
+        self._last = Beat(rank, os.uname().nodename, os.getpid(), started_at(psutil.Process()))
         self._file = os.open(_beat_file(folder, rank), os.O_CREAT | os.O_WRONLY | os.O_TRUNC, 0o644)
         self._stacks = open(stacks_file(folder, rank), "wb")  # noqa: SIM115 (faulthandler keeps it)
         faulthandler.register(DUMP_SIGNAL, self._stacks, all_threads=True)
@@ -115,6 +114,12 @@ def read_beats(folder: Path) -> dict[int, Beat]:
             beat = Beat(**json.loads(path.read_bytes()))
             found[beat.rank] = beat
     return dict(sorted(found.items()))
+
+
+def started_at(process: psutil.Process) -> float:
+    """Seconds from the machine's start to the process's. The time of day moves when somebody sets the clock,
+    and a rank whose number went with it would be taken for dead."""
+    return round(process.create_time() - psutil.boot_time(), 2)
 
 
 def lives(process: psutil.Process) -> bool:

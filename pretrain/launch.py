@@ -108,11 +108,11 @@ def launch(
             environment(work.execution),
             scratch,
             scratch / LOG,
-            work.execution.hang_seconds,
-            work.execution.restarts,
-            stopping,
-            work.progress.say,
-            forward,
+            hang_seconds=work.execution.hang_seconds,
+            restarts=work.execution.restarts,
+            stopping=stopping,
+            say=work.progress.say,
+            idle=forward,
         )
         supervisor.run(finished=(scratch / RESULT).exists)
     result = read_json(scratch / RESULT) if (scratch / RESULT).exists() else None

@@ -31,7 +31,16 @@ import psutil
 
 import stemma.core.errors
 from pretrain.checkpoint import list_checkpoints, step_of
-from pretrain.heartbeat import DONE, DUMP_SIGNAL, START_SECONDS, Beat, lives, read_beats, stacks_file
+from pretrain.heartbeat import (
+    DONE,
+    DUMP_SIGNAL,
+    START_SECONDS,
+    TRAINING,
+    Beat,
+    lives,
+    read_beats,
+    stacks_file,
+)
 from stemma.core.errors import StageFailed, StemmaError
 from stemma.core.files import read_json
 
@@ -56,14 +65,14 @@ class Failure:
         detail: a traceback, stacks, or the end of the log.
         error: the error of a rank that explains itself.
         passing: it may not come again.
-        repeats: equal for failures that are one and the same; None: like no other.
+        raised: the exception, and after which step: equal if it is the same again. None: it was none.
     """
 
     what: str
     detail: str = ""
     error: StemmaError | None = None
     passing: bool = True
-    repeats: tuple[Any, ...] | None = None
+    raised: tuple[Any, ...] | None = None
 
 
 @dataclass
@@ -106,11 +115,15 @@ class Supervisor:
         saved = newest_step(self.scratch)
         while True:
             failure = self._attempt()
-            if finished() or self.stopping.is_set():
+            if finished():
                 return
             if failure.error is not None:
                 raise failure.error
-            same = bool(failures) and failure.repeats is not None and failure.repeats == failures[-1].repeats
+            if self.stopping.is_set():
+                if failure.raised:  # it may have kept the last checkpoint from being written
+                    self.say(f"{failure.what}, while {self.name} was being stopped; see {self.log}")
+                return
+            same = bool(failures) and failure.raised is not None and failure.raised == failures[-1].raised
             if newest_step(self.scratch) > saved:
                 saved, failures = newest_step(self.scratch), []
             failures.append(failure)
@@ -136,27 +149,47 @@ class Supervisor:
                 env=dict(self.environment),
                 start_new_session=True,
             )
-        family: list[psutil.Process] = []
         try:
-            over = False
-            while child.poll() is None and not self.stopping.is_set() and not over:
-                with contextlib.suppress(subprocess.TimeoutExpired):
-                    child.wait(POLL_SECONDS)
-                self.idle()
-                over = watch.over(self.hang_seconds)
-            if over:
-                family = _below(child)
-                child.kill()
-        except KeyboardInterrupt:
+            self._follow(child, watch, self.idle)
+        except BaseException:  # of ``idle``: nothing may go on without us, nor lose what it could save
             self.stopping.set()
+            self._follow(child, watch, lambda: None)
+            raise
         finally:
-            _stop(child)  # also when ``idle`` raised: nothing may go on without us
+            family = _below(child)
+            child.kill()  # does nothing if it ended
+            child.wait()
             _end(family + watch.processes())
         self.idle()
         if watch.hung is not None:
             with open(self.log, "a") as output:
                 output.write(f"{watch.hung.what}; the stacks of its ranks:\n{watch.stacks}\n")
         return self._diagnose(child.returncode, watch, log_start)
+
+    def _follow(self, child: "subprocess.Popen[bytes]", watch: "Watch", idle: Callable[[], None]) -> None:
+        """Return when the program ended, or can come to nothing any more.
+
+        Asked to stop, ask the program (its ranks write a checkpoint) and wait on, unless no rank has trained
+        yet: there is nothing to save then. A second Ctrl-C ends the waiting.
+        """
+        asked: float | None = None
+        while True:
+            try:
+                if asked is None and self.stopping.is_set():
+                    if not watch.has_trained():
+                        return
+                    asked = time.monotonic()
+                    child.terminate()
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    child.wait(POLL_SECONDS)
+                idle()
+                late = asked is not None and time.monotonic() - asked > GRACE_SECONDS
+                if child.poll() is not None or late or watch.over(self.hang_seconds):
+                    return
+            except KeyboardInterrupt:
+                if asked is not None:
+                    return
+                self.stopping.set()
 
     def _diagnose(self, code: int, watch: "Watch", log_start: int) -> Failure:
         """The cause, of all that is known: ranks that lose a peer fail too, and are not it."""
@@ -211,7 +244,7 @@ class Watch:
         self.scratch = scratch
         self.hung: Failure | None = None
         self.stacks = ""
-        self._before = {(beat.pid, beat.created) for beat in read_beats(scratch).values()}
+        self._before = {(beat.pid, beat.started) for beat in read_beats(scratch).values()}
         self._beats: dict[int, Beat] = {}
         self._changed = self._looked = time.monotonic()
         self._first_gone: list[Beat] = []
@@ -244,6 +277,10 @@ class Watch:
             self._first_gone = self._gone()
         return [beat for beat in self._first_gone if beat.rank not in raised]
 
+    def has_trained(self) -> bool:
+        """Whether some rank came as far as its first micro batch."""
+        return any(beat.doing in (TRAINING, DONE) for beat in (self._beats | self._read()).values())
+
     def processes(self) -> list[psutil.Process]:
         """The ranks that live on this machine."""
         return [process for beat in self._read().values() if (process := beat.process())]
@@ -252,7 +289,7 @@ class Watch:
         return {
             rank: beat
             for rank, beat in read_beats(self.scratch).items()
-            if (beat.pid, beat.created) not in self._before
+            if (beat.pid, beat.started) not in self._before
         }
 
     def _gone(self) -> list[Beat]:
@@ -282,14 +319,17 @@ def _stacks(scratch: Path, beat: Beat) -> str:
     if process is None:
         return "  its process is gone"
     path = stacks_file(scratch, beat.rank)
-    process.send_signal(DUMP_SIGNAL)
-    deadline, size = time.monotonic() + DUMP_SECONDS, 0
-    while time.monotonic() < deadline:
-        time.sleep(POLL_SECONDS)
-        if (grown := path.stat().st_size) and grown == size:
-            return path.read_text(errors="replace")
-        size = grown
-    return f"  it does not answer; the kernel says it is {process.status()}"
+    try:
+        process.send_signal(DUMP_SIGNAL)
+        deadline, size = time.monotonic() + DUMP_SECONDS, 0
+        while time.monotonic() < deadline:
+            time.sleep(POLL_SECONDS)
+            if (grown := path.stat().st_size) and grown == size:
+                return path.read_text(errors="replace")
+            size = grown
+        return f"  it does not answer; the kernel says it is {process.status()}"
+    except psutil.NoSuchProcess:
+        return "  its process ended meanwhile"
 
 
 def _main_thread(stacks: str) -> str:
@@ -308,7 +348,7 @@ def _raised(record: dict[str, Any]) -> Failure:
         what,
         "\n".join(record["traceback"].splitlines()[-LOG_LINES:]),
         passing=not PASSING.isdisjoint(record["kinds"]),
-        repeats=(record["error"], record["message"], record["step"]),
+        raised=(record["error"], record["message"], record["step"]),
     )
 
 
@@ -323,18 +363,6 @@ def _below(child: "subprocess.Popen[bytes]") -> list[psutil.Process]:
         return psutil.Process(child.pid).children(recursive=True)
     except psutil.NoSuchProcess:
         return []
-
-
-def _stop(child: "subprocess.Popen[bytes]") -> None:
-    """Ask the program to end its ranks (they write a checkpoint) and wait; a second Ctrl-C kills it."""
-    if child.poll() is not None:
-        return
-    child.terminate()
-    try:
-        child.wait(GRACE_SECONDS)
-    except (subprocess.TimeoutExpired, KeyboardInterrupt):
-        child.kill()  # the ranks follow: they are tied to it
-        child.wait()
 
 
 def _end(processes: Sequence[psutil.Process]) -> None:

@@ -279,21 +279,73 @@ def test_asked_to_stop_between_two_attempts_it_stops(
     assert running.restarted == 0
 
 
-def test_ctrl_c_ends_the_program_in_good_order(watch: Runner, tmp_path: Path) -> None:
-    def interrupt() -> None:
-        if (tmp_path / "ready").exists() and not (tmp_path / "result").exists():
-            raise KeyboardInterrupt
+def once(exception: type[BaseException], ready: Path) -> Callable[[], None]:
+    """What raises once, as soon as a file is there."""
 
-    found = watch(
-        """
-        signal.signal(signal.SIGTERM, lambda *_: (finish(), sys.exit(0)))
-        (folder / "ready").touch()
-        time.sleep(120)
-        """,
-        idle=interrupt,
-    )
+    def idle() -> None:
+        if ready.exists():
+            ready.unlink()
+            raise exception
+
+    return idle
+
+
+ENDS_WELL = """
+signal.signal(signal.SIGTERM, lambda *_: (time.sleep(0.5), finish(), os._exit(0)))
+Heartbeat(folder, 0).beat(3, TRAINING)
+(folder / "ready").touch()
+time.sleep(120)
+"""
+
+
+def test_ctrl_c_ends_the_program_in_good_order(watch: Runner, tmp_path: Path) -> None:
+    found = watch(ENDS_WELL, idle=once(KeyboardInterrupt, tmp_path / "ready"))
     assert (attempts(tmp_path), found.restarted, found.stopping.is_set()) == (1, 0, True)
     assert (tmp_path / "result").exists()
+
+
+def test_an_error_of_ours_ends_the_program_in_good_order_too(watch: Runner, tmp_path: Path) -> None:
+    with pytest.raises(BrokenPipeError):
+        watch(ENDS_WELL, idle=once(BrokenPipeError, tmp_path / "ready"))
+    assert (tmp_path / "result").exists()
+
+
+@pytest.mark.parametrize(
+    "program",
+    [
+        "Heartbeat(folder, 0).beat(doing='loading')",  # nothing was done yet that could be lost
+        "Heartbeat(folder, 0).beat(7, TRAINING)\nif os.fork() == 0:\n    Heartbeat(folder, 1); die()",
+    ],
+    ids=["not begun", "a rank is gone"],
+)
+def test_nobody_waits_for_what_cannot_end_in_good_order(watch: Runner, tmp_path: Path, program: str) -> None:
+    started = time.monotonic()
+    watch(
+        "signal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
+        + program
+        + "\n(folder / 'ready').touch()\ntime.sleep(120)",
+        idle=once(KeyboardInterrupt, tmp_path / "ready"),
+    )
+    assert time.monotonic() - started < 60
+
+
+def test_what_goes_wrong_while_it_is_stopped_is_told(watch: Runner, tmp_path: Path) -> None:
+    """Otherwise it would look as if the last step had been saved."""
+    program = """
+    def stop(*_):
+        fail({kinds}, "no space left on device", 3)
+
+    signal.signal(signal.SIGTERM, stop)
+    Heartbeat(folder, 0).beat(3, TRAINING)
+    (folder / "ready").touch()
+    time.sleep(120)
+    """
+    said: list[str] = []
+    interrupt = once(KeyboardInterrupt, tmp_path / "ready")
+    watch(program.replace("{kinds}", "['OSError']"), idle=interrupt, say=said.append)
+    assert "rank 0: OSError: no space left on device, while stem was being stopped" in said[0]
+    with pytest.raises(DamagedError, match="no space left"):
+        watch(program.replace("{kinds}", "['DamagedError', 'StemmaError']"), idle=interrupt)
 
 
 def test_a_beat_tells_a_process_from_a_later_one_of_the_same_number(tmp_path: Path) -> None:
@@ -304,11 +356,21 @@ def test_a_beat_tells_a_process_from_a_later_one_of_the_same_number(tmp_path: Pa
     beat = read_beats(tmp_path)[3]
     assert (beat.pid, beat.step, beat.doing, beat.count) == (os.getpid(), 4, "measuring", 3)
     assert beat.process() == psutil.Process()
-    write_json(tmp_path / "heartbeat.3", vars(beat) | {"created": beat.created - 5})
+    write_json(tmp_path / "heartbeat.3", vars(beat) | {"started": beat.started - 5})
     assert read_beats(tmp_path)[3].process() is None
     (tmp_path / "heartbeat.3").write_text('{"rank": 3, "no')
     assert read_beats(tmp_path) == {}
     assert signal.getsignal(signal.SIGUSR1) == before
+
+
+def test_setting_the_clock_kills_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The kernel's boot time follows the time of day, and process start times are told relative to it."""
+    Heartbeat(tmp_path, 0)
+    booted = psutil.boot_time()
+    for module in (psutil, psutil._psplatform):
+        monkeypatch.setattr(module, "boot_time", lambda: booted + 3600)
+    assert abs(psutil.Process().create_time() - time.time() - 3600) < 3000  # it did move
+    assert read_beats(tmp_path)[0].process() is not None
 
 
 def test_the_newest_step_is_that_of_the_last_whole_checkpoint(tmp_path: Path) -> None:
