@@ -78,7 +78,8 @@ def checkpoints_prune(
     for name, found in doomed.items():
         try:
             with lock(lock_path(folders[name]), 0.0, Progress(name)):
-                remove(one.folder for one in found)
+                shown = {one.folder for one in found}  # a training may have come and gone meanwhile
+                remove(one.folder for one in prunable(folders[name], keep, milestones) if one.folder in shown)
         except LockedError as error:
             raise StemmaError(
                 f"{name} is being trained at this moment, which deletes by itself what is not needed. "

@@ -34,12 +34,13 @@ def check(path: Path) -> int:
     """
     previous, count = START, 0
     for count, line in enumerate(read_jsonl(path), 1):
-        if line["chain_sha256"] != link(previous, line["step"], line["state_sha256"]):
+        step, state, chain = (line.get(name, "") for name in ("step", "state_sha256", "chain_sha256"))
+        if chain != link(previous, step, state):
             raise DamagedError(
-                f"{path}:{count}: the hash of step {line['step']} does not follow from the line before; "
+                f"{path}:{count}: the hash of step {step} does not follow from the line before; "
                 "lines were altered or are missing. It was left as it is."
             )
-        previous = line["chain_sha256"]
+        previous = chain
     return count
 
 

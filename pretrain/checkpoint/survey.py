@@ -4,16 +4,12 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from pretrain.checkpoint.chain import CHECKPOINTS, check
 from pretrain.checkpoint.folder import EXTRA, MANIFEST, RECORD, list_checkpoints, step_of, verify
-from pretrain.checkpoint.retention import (
-    MILESTONES,
-    is_milestone,
-    last_good,
-    leftovers,
-    superfluous,
-)
+from pretrain.checkpoint.retention import MILESTONES, is_milestone, last_good, leftovers, superfluous
+from pretrain.config import GuardConfig
 from stemma.core.artifact import SCRATCH
 from stemma.core.errors import DamagedError
 from stemma.core.files import read_json
@@ -32,7 +28,7 @@ class Found:
         step: optimizer steps it stands for.
         bytes: of all files in it.
         saved: when it was sealed, seconds since the epoch; None if it never was.
-        state_sha256: of parameters and optimizer state, "" where not recorded.
+        state_sha256: of parameters and optimizer state, "" where not recorded, or not readable.
     """
 
     folder: Path
@@ -54,7 +50,7 @@ class Checked:
 
 def survey(stage: Path) -> list[Found]:
     """Everything in a training stage's folder that is or was a checkpoint, oldest first, oddities last."""
-    working, keep_every = stage / SCRATCH / "checkpoint", milestones_every(stage)
+    working, (keep_every, _) = stage / SCRATCH / "checkpoint", kept_by_profile(stage)
     found = [_found(folder, "milestone") for folder in list_checkpoints(stage / MILESTONES)]
     for folder in list_checkpoints(working):
         kind = "milestone" if is_milestone(step_of(folder), keep_every) else "checkpoint"
@@ -68,16 +64,18 @@ def survey(stage: Path) -> list[Found]:
 
 
 def examine(stage: Path) -> list[Checked]:
-    """Read every file of every checkpoint of a stage and follow its chain of hashes."""
-    results = [
+    """Read every file of every checkpoint of a stage and follow its chain of hashes.
+
+    What a stage in training deletes meanwhile is left out.
+    """
+    found = [
         Checked(one.folder, f"step {one.step}, {one.kind}", _problem(verify, one.folder))
         for one in survey(stage)
         if one.kind not in ("set aside", "unfinished")
     ]
+    found = [checked for checked in found if checked.path.exists()]
     chain = stage / CHECKPOINTS
-    return (
-        [*results, Checked(chain, "chain of hashes", _problem(check, chain))] if chain.exists() else results
-    )
+    return [*found, Checked(chain, "chain of hashes", _problem(check, chain))] if chain.exists() else found
 
 
 def prunable(stage: Path, keep: int, milestones: bool) -> list[Found]:
@@ -85,7 +83,8 @@ def prunable(stage: Path, keep: int, milestones: bool) -> list[Found]:
 
     Args:
         stage: its work folder. Of a finished stage all that is left belongs to the artifact.
-        keep: how many of the newest stay; the newest that is whole stays in any case.
+        keep: how many stay: the newest that is whole, and those before it. What a rewind may have to go back
+            to from there stays too.
         milestones: milestones may go too.
 
     Raises:
@@ -96,15 +95,17 @@ def prunable(stage: Path, keep: int, milestones: bool) -> list[Found]:
     good = last_good(there)
     if there and good is None:
         raise DamagedError(f"not one checkpoint in {working} is whole; nothing was deleted")
-    doomed = set(superfluous(there, keep, 0 if milestones else milestones_every(stage))) - {good}
-    doomed |= set(leftovers(working))
+    keep_every, reach = kept_by_profile(stage)
+    usable = [folder for folder in there if good is not None and step_of(folder) <= step_of(good)]
+    doomed = {*superfluous(usable, keep, 0 if milestones else keep_every, reach), *leftovers(working)}
     return [one for one in survey(stage) if one.folder in doomed]
 
 
-def milestones_every(stage: Path) -> int:
-    """The profile's ``keep_every`` of a stage in training; 0 if it is finished."""
+def kept_by_profile(stage: Path) -> tuple[int, int]:
+    """``keep_every`` and ``guards.reach`` of a stage in training; 0 if it is finished."""
     job = stage / SCRATCH / JOB
-    return int(read_json(job)["training"]["keep_every"]) if job.exists() else 0
+    training = read_json(job)["training"] if job.exists() else {}
+    return training.get("keep_every", 0), GuardConfig.model_validate(training.get("guards", {})).reach
 
 
 def _found(folder: Path, kind: str) -> Found:
@@ -113,11 +114,22 @@ def _found(folder: Path, kind: str) -> Found:
     return Found(
         folder,
         kind,
-        int(named[1]) if named else int(read_json(folder / EXTRA)["extra"]["step"]),
+        int(named[1]) if named else int(_field(folder / EXTRA, "extra", "step") or 0),
         sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()),
         manifest.stat().st_mtime if manifest.exists() else None,
-        read_json(record)["state_sha256"] if record.exists() else "",
+        _field(record, "state_sha256") or "",
     )
+
+
+def _field(path: Path, *names: str) -> Any:
+    """A field of a JSON file; None if it cannot be read, which ``examine`` says more of."""
+    try:
+        value = read_json(path)
+        for name in names:
+            value = value[name]
+    except (DamagedError, FileNotFoundError, KeyError):
+        return None
+    return value
 
 
 def _problem(look: Callable[[Path], object], path: Path) -> str:

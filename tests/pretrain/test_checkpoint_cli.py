@@ -1,5 +1,6 @@
 """``stemma checkpoints``: on a stage that was interrupted, and on one that is finished."""
 
+import json
 import re
 import shutil
 from collections.abc import Callable
@@ -9,6 +10,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from pretrain import checkpoint
+from pretrain.checkpoint.chain import START, link
 from stemma.cli_checkpoints import app
 from stemma.core.artifact import Store
 from stemma.core.errors import DamagedError, StemmaError
@@ -79,10 +81,17 @@ def test_the_list_says_what_is_there(working: Path, call: Call) -> None:
 
 
 def test_verifying_names_what_is_damaged(working: Path, call: Call) -> None:
-    assert call("verify").output.count("good") == 3
+    chain = working.parent.parent / "checkpoints.jsonl"
+    chain.write_text(json.dumps({"step": 1, "state_sha256": "a", "chain_sha256": link(START, 1, "a")}) + "\n")
+    assert call("verify").output.count("good") == 4
     damage(working / "step-00000002")
-    with pytest.raises(DamagedError, match=r"step-00000002 is damaged.*\n  extra\.json"):
+    (working / "step-00000001" / "record.json").write_text("{")
+    chain.write_text(chain.read_text().replace("chain", "chaim"))
+    with pytest.raises(DamagedError) as caught:
         call("verify")
+    for problem in ("step-00000002 is damaged", "  extra.json: ", "  record.json: ", "jsonl:1: the hash of"):
+        assert problem in str(caught.value)
+    assert "step-00000001" in call("list").output  # a list of what is there all the same
 
 
 def test_pruning_asks_and_keeps_the_newest_good_one_and_milestones(working: Path, call: Call) -> None:
@@ -99,6 +108,19 @@ def test_pruning_asks_and_keeps_the_newest_good_one_and_milestones(working: Path
     damage(working / "step-00000002")
     with pytest.raises(DamagedError, match="not one checkpoint"):
         call("prune", "--yes", "--milestones")
+    assert names(working) == ["step-00000002", "step-00000003"]
+
+
+def test_pruning_keeps_what_a_rewind_from_the_newest_good_one_may_go_back_to(
+    working: Path, call: Call
+) -> None:
+    damage(working / "step-00000003")
+    guards = {"loss_spike": "rewind", "rewind_steps": 2}
+    write_json(working.parent / "job.json", {"training": {"keep_every": 0, "guards": guards}})
+    assert "Nothing to delete" in call("prune", "--yes").output
+    guards["rewind_steps"] = 1
+    write_json(working.parent / "job.json", {"training": {"keep_every": 0, "guards": guards}})
+    call("prune", "--yes")
     assert names(working) == ["step-00000002", "step-00000003"]
 
 
