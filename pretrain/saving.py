@@ -108,7 +108,7 @@ class Checkpoints:
         """Delete the checkpoints of later steps, so that the next ``load_last`` goes back before them."""
         self.engine.saver.wait()
         if self.engine.rank == 0:
-            remove(folder for folder in list_checkpoints(self.folder) if step_of(folder) > step)
+            remove(folder for folder in self._unfinished() if step_of(folder) > step)
 
     def finish(self, step: int) -> None:
         """Make the last step's checkpoint and the milestones the artifact's own.
@@ -137,8 +137,12 @@ class Checkpoints:
     def _candidates(self) -> list[str]:
         """Where this stage may be continued from, best first: a finished stage's checkpoints were moved."""
         final = [self.artifact / "checkpoint"] if (self.artifact / "checkpoint").exists() else []
-        working = [*list_checkpoints(self.artifact / MILESTONES), *list_checkpoints(self.folder)]
-        return [str(folder) for folder in [*final, *sorted(working, key=step_of, reverse=True)]]
+        return [str(folder) for folder in [*final, *reversed(self._unfinished())]]
+
+    def _unfinished(self) -> list[Path]:
+        """All but the artifact's last, oldest first: milestones may have been moved there already."""
+        found = [*list_checkpoints(self.artifact / MILESTONES), *list_checkpoints(self.folder)]
+        return sorted(found, key=step_of)
 
     def _set_aside(self, folder: Path) -> None:
         """Keep a damaged checkpoint for inspection, out of the way of the one that will take its name."""
