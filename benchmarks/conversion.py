@@ -66,8 +66,8 @@ class RandomWeights(Mapping[str, Tensor]):
 
 def filled(model: ModelConfig, weights: Mapping[str, Tensor]) -> Any:
     """Megatron's model in bf16, with these weights."""
-    from pretrain.engine import join
     from pretrain.model import build_model, megatron_config
+    from pretrain.ranks import join
     from pretrain.topology import Topology
     from stemma.core.stage import Execution
 

@@ -7,7 +7,6 @@ only.
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +24,7 @@ from pretrain.heartbeat import START_SECONDS
 from pretrain.losses import WEIGHT
 from pretrain.model import LanguageModel, build_model, initialize, megatron_config
 from pretrain.optimizer import build_optimizer, set_learning_rate, update
+from pretrain.ranks import join, sum_over_ranks
 from pretrain.simulated import end_step
 from pretrain.topology import Topology
 from stemma.core.errors import StemmaError
@@ -40,7 +40,6 @@ from megatron.core.distributed import (
 )
 from megatron.core.optimizer import MegatronOptimizer
 from megatron.core.pipeline_parallel import get_forward_backward_func
-from megatron.core.tensor_parallel.random import initialize_rng_tracker
 
 ObjectiveLoss = Callable[[Tensor, MicroBatch], tuple[Tensor, dict[str, Tensor]]]
 
@@ -146,7 +145,12 @@ class Engine:
         return cls(model, training, topology, module, ddp, optimizer, where)
 
     def close(self) -> None:
-        """Leave the other ranks; the process can build another engine afterwards."""
+        """Leave the other ranks; the process can build another engine afterwards.
+
+        Raises:
+            StemmaError: a checkpoint that was under way could not be written.
+        """
+        self.saver.wait()
         parallel_state.destroy_model_parallel()
         dist.destroy_process_group()
 
@@ -295,9 +299,7 @@ class Engine:
 
         micro_batches = [context.padded(micro, self.topology.length_multiple) for micro in micro_batches]
         shapes = [micro.tokens.shape for micro in micro_batches]
-        self.module.config.variable_seq_lengths = (
-            len(set(shapes)) > 1
-        )  # stages then tell each other the shape
+        self.module.config.variable_seq_lengths = len(set(shapes)) > 1  # stages tell each other the shape
         results = get_forward_backward_func()(
             forward_step_func=forward_step,
             data_iterator=iter(micro_batches),
@@ -307,7 +309,7 @@ class Engine:
             seq_length=shapes[0][1],
             forward_only=not train,
         )
-        return self._sum_over_ranks(results)
+        return sum_over_ranks(results)
 
     def _to_device(self, micro: MicroBatch) -> MicroBatch:
         if not device.ON_CUDA:
@@ -317,22 +319,6 @@ class Engine:
         if micro.cu_seqlens is not None:
             moved.cu_seqlens = micro.cu_seqlens.to(**to)
         return moved
-
-    def _sum_over_ranks(self, results: list[dict[str, Tensor]]) -> dict[str, float]:
-        """Add up micro batches in float64, then the ranks that had others; the last stage tells the rest."""
-        totals = {name: sum(result[name].double() for result in results) for name in (results or [{}])[0]}
-        group = parallel_state.get_data_parallel_group(with_context_parallel=True)
-        if group.size() > 1 and totals:
-            stacked = torch.stack([torch.as_tensor(value) for value in totals.values()])
-            dist.all_reduce(stacked, group=group)
-            totals = dict(zip(totals, stacked))
-        values = {name: float(value) for name, value in totals.items()}
-        if self.pipeline_size > 1:
-            box = [values]
-            last = parallel_state.get_pipeline_model_parallel_last_rank()
-            dist.broadcast_object_list(box, last, parallel_state.get_pipeline_model_parallel_group())
-            values = box[0]
-        return values
 
     # --- weights in and out ---
 
@@ -398,46 +384,7 @@ class Engine:
             StemmaError: the model is of another shape, or it was trained otherwise; says how.
         """
         self.saver.wait()
-        extra = load_checkpoint(folder, self.module, self.optimizer, self.model, weights_only, trained)
-        if weights_only:
-            self.optimizer.reload_model_params()
-        return extra
-
-
-def join(topology: Topology, patience: float) -> None:
-    """Initialise torch.distributed and Megatron's groups, or keep those of this topology.
-
-    Args:
-        topology: how many ranks share what.
-        patience: seconds a rank waits for the others. The supervisor has to lose its own first: it can tell
-            which rank hangs, and where.
-
-    Raises:
-        StemmaError: the number of processes is not TP x PP x CP x DP.
-    """
-    timeout = timedelta(seconds=patience)
-    if not dist.is_initialized():
-        if dist.is_torchelastic_launched():
-            dist.init_process_group(device.backend(), timeout=timeout)
-        else:
-            dist.init_process_group(device.backend(), store=dist.HashStore(), rank=0, world_size=1)
-    if dist.get_world_size() != topology.ranks:
-        raise StemmaError(
-            f"this run has {dist.get_world_size()} processes, but needs {topology.ranks}: tensor_parallel "
-            f"{topology.tensor} x pipeline_parallel {topology.pipeline} x context_parallel "
-            f"{topology.context} x data_parallel {topology.data}"
-        )
-    if parallel_state.model_parallel_is_initialized():
-        parallel_state.destroy_model_parallel()
-    parallel_state.initialize_model_parallel(
-        tensor_model_parallel_size=topology.tensor,
-        pipeline_model_parallel_size=topology.pipeline,
-        context_parallel_size=topology.context,
-        distributed_timeout_minutes=math.ceil(patience / 60),
-    )
-    # Nothing is drawn at random while training. Sequence parallelism asks for generators all the same; those
-    # of inference are none.
-    initialize_rng_tracker(inference_rng_tracker=True)
+        return load_checkpoint(folder, self.module, self.optimizer, self.model, weights_only, trained)
 
 
 def _finalize_gradients(model: list[nn.Module], _num_tokens: Tensor | None = None, **kwargs: Any) -> None:

@@ -163,8 +163,8 @@ def transformers_model(folder: Path) -> Model:
 
 def megatron_model(weights: HFFolder | MegatronFolder) -> Model:
     """The model of a folder, in fp32, as Megatron computes it, in this process alone."""
-    from pretrain.engine import join
     from pretrain.model import build_model, megatron_config
+    from pretrain.ranks import join
     from pretrain.topology import Topology
 
     join(Topology(), Execution().hang_seconds)
