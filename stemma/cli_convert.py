@@ -98,9 +98,19 @@ def _table(outcome: "Verification", every: bool) -> "Table":
 
 
 def _verify_gguf(folder: Path, path: Path) -> None:
+    from pretrain.convert import HFFolder
+    from pretrain.convert.source import open_weights
     from pretrain.gguf.check import compare
 
-    answers = compare(folder, path)
+    weights = open_weights(folder)
+    if not isinstance(weights, HFFolder) or not (weights.folder / "tokenizer.json").is_file():
+        raise StemmaError(
+            f"{weights.folder} is no Hugging Face folder with a tokenizer, to hold {path} against; make one "
+            f"with stemma convert {folder} TARGET --tokenizer FOLDER"
+        )
+    if not path.is_file():
+        raise StemmaError(f"there is no file {path}")
+    answers = compare(weights.folder, path)
     for answer in answers:
         ids = "same ids" if answer.same_ids else "OTHER IDS"
         print(f"{ids}, {answer.equal} of {len(answer.expected)} greedy tokens equal: {answer.prompt!r}")

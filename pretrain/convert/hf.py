@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack
+from functools import reduce
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +12,7 @@ from torch import Tensor
 
 from pretrain.config import ModelConfig
 from pretrain.convert.names import check_shapes, hf_shapes
-from pretrain.convert.safetensors_file import SafetensorsWriter
+from pretrain.convert.safetensors_file import NAMES, SafetensorsWriter
 from stemma.core.errors import DamagedError, StemmaError
 from stemma.core.files import read_json, write_json
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
 CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
 SHARD_BYTES = 5_000_000_000
+DTYPES = {name: dtype for dtype, name in NAMES.items()}
 FIXED = {  # what Megatron's model here cannot do otherwise
     "hidden_act": "silu",
     "rope_interleave": True,
@@ -98,6 +100,7 @@ def model_config(folder: Path) -> ModelConfig:
 
     Raises:
         StemmaError: the folder has no such file, or it is of a model that Megatron's dense MLA here is not.
+        DamagedError: fields are missing, or are none that a model can have.
     """
     if not (folder / CONFIG).is_file():
         raise StemmaError(f"{folder} is no Hugging Face folder: it has no {CONFIG}")
@@ -115,15 +118,22 @@ def model_config(folder: Path) -> ModelConfig:
     ]
     if rope.get("rope_type", "default") != "default":
         problems.append(f"rope_type is {rope['rope_type']!r}, not 'default'")
-    if config.get("num_key_value_heads", config["num_attention_heads"]) != config["num_attention_heads"]:
+    heads = config.get("num_attention_heads")
+    if config.get("num_key_value_heads", heads) != heads:
         problems.append("num_key_value_heads is not num_attention_heads; MLA has as many")
     if problems:
         raise StemmaError(f"{folder / CONFIG} is of a model that cannot be taken over: {'; '.join(problems)}")
-    theta = rope.get("rope_theta", config.get("rope_theta"))
-    fields = {name: config[name] for name in SAME}
-    fields |= {"num_layers": config["num_hidden_layers"], "ffn_hidden_size": config["intermediate_size"]}
-    fields |= {"tie_word_embeddings": config.get("tie_word_embeddings", True), "rope_theta": theta}
-    return ModelConfig.model_validate(fields)
+    theirs = {name: name for name in SAME}
+    theirs |= {"num_layers": "num_hidden_layers", "ffn_hidden_size": "intermediate_size"}
+    fields = {ours: config[name] for ours, name in theirs.items() if name in config}
+    fields["tie_word_embeddings"] = config.get("tie_word_embeddings", True)
+    fields["rope_theta"] = rope.get("rope_theta", config.get("rope_theta"))
+    try:
+        if missing := theirs.values() - config.keys():
+            raise ValueError(f"it lacks {sorted(missing)}")
+        return ModelConfig.model_validate(fields)
+    except ValueError as error:  # also pydantic's
+        raise DamagedError(f"{folder / CONFIG} describes no model: {error}") from error
 
 
 class HFFolder(Mapping[str, Tensor]):
@@ -135,9 +145,10 @@ class HFFolder(Mapping[str, Tensor]):
     Attributes:
         model: the shape.
         shapes: of every tensor.
+        dtype: which holds every tensor exactly.
 
     Raises:
-        StemmaError: it is not such a folder, or its weights are not what its config says.
+        StemmaError: it is not such a folder, or its weights are not what its config says, or are quantised.
         DamagedError: a file is cut off, or its index is wrong.
     """
 
@@ -148,6 +159,7 @@ class HFFolder(Mapping[str, Tensor]):
         self.model = model_config(folder)
         self.files: dict[str, Any] = {}  # tensor -> the open file that holds it
         self.shapes: dict[str, tuple[int, ...]] = {}
+        stored: set[torch.dtype] = set()
         for path in weight_files(folder):
             try:
                 handle: Any = safe_open(path, "pt")
@@ -155,18 +167,21 @@ class HFFolder(Mapping[str, Tensor]):
                 raise DamagedError(f"{path} cannot be read: {error}. It was left as it is.") from error
             for name in handle.keys():  # noqa: SIM118 (no mapping)
                 self.files[name] = handle
-                self.shapes[name] = tuple(handle.get_slice(name).get_shape())
+                tensor = handle.get_slice(name)
+                self.shapes[name] = tuple(tensor.get_shape())
+                if tensor.get_dtype() not in DTYPES:
+                    raise StemmaError(
+                        f"{path} holds {name} as {tensor.get_dtype()}; only {', '.join(DTYPES)} can be read. "
+                        "Save the model in one of them first"
+                    )
+                stored.add(DTYPES[tensor.get_dtype()])
         check_shapes(self.shapes, self.model, f"the weights in {folder}")
+        self.dtype = reduce(torch.promote_types, stored)
 
     @property
     def rope_theta(self) -> float:
         """Base of the rotary frequencies."""
         return self.model.rope_theta
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """Of the stored weights."""
-        return self["model.norm.weight"].dtype
 
     def __getitem__(self, name: str) -> Tensor:
         tensor: Tensor = self.files[name].get_tensor(name)
@@ -184,10 +199,13 @@ def weight_files(folder: Path) -> list[Path]:
 
     Raises:
         StemmaError: there are none.
-        DamagedError: the index names one that is not there.
+        DamagedError: the index names none, or one that is not there.
     """
     if (folder / INDEX).is_file():
-        names = sorted(set(read_json(folder / INDEX)["weight_map"].values()))
+        places = read_json(folder / INDEX).get("weight_map")
+        if not isinstance(places, dict):
+            raise DamagedError(f"{folder / INDEX} has no weight_map: it does not say where tensors are")
+        names = sorted(set(places.values()))
         missing = [name for name in names if not (folder / name).is_file()]
         if missing:
             raise DamagedError(f"{folder / INDEX} names files that are missing: {missing}")
@@ -271,7 +289,13 @@ def special_ids(tokenizer: Path) -> dict[str, int]:
 
     Args:
         tokenizer: the ``hf`` folder of a tokenizer artifact.
+
+    Raises:
+        StemmaError: there is no tokenizer in it.
     """
+    for needed in ("tokenizer.json", "tokenizer_config.json"):
+        if not (tokenizer / needed).is_file():
+            raise StemmaError(f"{tokenizer} holds no tokenizer: it has no {needed}")
     named = read_json(tokenizer / "tokenizer_config.json")
     vocabulary = Tokenizer.from_file(str(tokenizer / "tokenizer.json"))
     ids = {}

@@ -6,7 +6,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from safetensors.torch import save
+from safetensors.torch import save, save_file
 from torch import Tensor
 from transformers import AutoModelForCausalLM, YoutuForCausalLM
 
@@ -189,8 +189,25 @@ def test_what_transformers_saves_is_read_and_cast(tmp_path):
     assert (tmp_path / "half" / "tokenizer.json").exists()
     with pytest.raises(StemmaError, match="exists already"):
         convert_folder(tmp_path / "theirs", tmp_path / "half")
+    with pytest.raises(StemmaError, match=r"holds no tokenizer: it has no tokenizer\.json"):
+        convert_folder(tmp_path / "theirs", tmp_path / "other", tokenizer=tmp_path)
+    assert not (tmp_path / "other").exists()
     state = dict(half.items()) | {"lm_head.weight": half["model.embed_tokens.weight"]}
     assert "output_layer.weight" not in convert.hf_to_megatron(state, TINY)
+
+
+def test_of_mixed_types_none_is_narrowed_unasked(tmp_path):
+    """Some folders keep norms in fp32 and matrices in bf16, or the other way round."""
+    for name, half in (
+        ("norms", lambda tensor: tensor.ndim == 1),
+        ("matrices", lambda tensor: tensor.ndim > 1),
+    ):
+        weights = {key: value.bfloat16() if half(value) else value for key, value in weights_of(TINY).items()}
+        convert.write_hf(tmp_path / name, weights, TINY)
+        save_file(weights, tmp_path / name / "model.safetensors")
+        convert_folder(tmp_path / name, tmp_path / f"{name}-out")
+        out = convert.HFFolder(tmp_path / f"{name}-out")
+        assert same(out.items(), {key: value.float() for key, value in weights.items()})
 
 
 def test_wrong_weights_are_refused_with_their_names(tmp_path):
@@ -220,6 +237,7 @@ def test_wrong_weights_are_refused_with_their_names(tmp_path):
         ({"rope_parameters": {"rope_type": "yarn", "rope_theta": 1e4}}, "rope_type is 'yarn'"),
         ({"num_key_value_heads": 1}, "num_key_value_heads is not"),
         ({"kv_lora_rank": 8}, r"kv_a_layernorm.weight is \[16\] in place of \[8\]"),
+        ({"hidden_size": -32}, "(?s)config.json describes no model: .*hidden_size"),
     ],
 )
 def test_a_model_of_another_kind_is_refused_with_the_reason(changes, said, tmp_path):
@@ -240,6 +258,17 @@ def test_damaged_folders_are_refused_by_name(tmp_path):
         convert.HFFolder(tmp_path)
     first.unlink()
     with pytest.raises(DamagedError, match="names files that are missing"):
+        convert.HFFolder(tmp_path)
+    write_json(tmp_path / "model.safetensors.index.json", {})
+    with pytest.raises(DamagedError, match="has no weight_map"):
+        convert.HFFolder(tmp_path)
+    (tmp_path / "model.safetensors.index.json").unlink()
+    eight_bits = {key: value.to(torch.float8_e4m3fn) for key, value in weights_of(TINY).items()}
+    save_file(eight_bits, tmp_path / "model.safetensors")
+    with pytest.raises(StemmaError, match="as F8_E4M3; only F32, BF16, F16 can be read"):
+        convert.HFFolder(tmp_path)
+    write_json(tmp_path / "config.json", {"model_type": "youtu"})
+    with pytest.raises(DamagedError, match=r"it lacks \['hidden_size', 'intermediate_size'"):
         convert.HFFolder(tmp_path)
 
 

@@ -98,3 +98,5 @@ def test_the_command_line_converts_and_tells(artifact, tmp_path):
     other = changed(artifact, tmp_path / "other", "model.layers.1.mlp.up_proj.weight")
     told = run(app, ["verify-export", str(target), str(other)])
     assert "layer 1 mlp is the first block" in str(told.exception)
+    told = run(app, ["verify-export", str(artifact), str(tmp_path / "model.gguf")])
+    assert "is no Hugging Face folder with a tokenizer" in str(told.exception)
