@@ -1,6 +1,6 @@
 """The page of a run's training: losses, rates, speed, bits per byte, positions, needles, incidents."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from data_pipeline.inspection.report.charts import both, compact_length
@@ -27,6 +27,7 @@ from pretrain.report.lines import Line, Stretch, chart, smooth
 POINTS = 100  # of a curve over the whole run
 RAW = 1200  # of the pale one behind it
 SHOWN_ROWS = 12  # of an incident
+SHOWN_INCIDENTS = 50  # the newest
 
 
 def training_page(stages: Sequence[StageFigures], run: str) -> str:
@@ -123,6 +124,12 @@ def _notices(
     for stage in training:
         found.append(Notice("warn", f"{stage.name} is not finished: {counted(stage.steps, 'step')} so far"))
     for stage in stages:
+        if restarts := stage.summary.get("restarts"):
+            found.append(
+                Notice(
+                    "warn", f"{stage.name} died or hung, and was started again {counted(restarts, 'time')}"
+                )
+            )
         kinds = [line["kind"] for line in stage.incidents]
         for kind in sorted(set(kinds)):
             words = kind.replace("_", " ")
@@ -297,13 +304,13 @@ def _needles(stages: Sequence[StageFigures]) -> str:
     found = [(stage.name, line) for stage in stages for line in stage.monitors if line["monitor"] == "needle"]
     if not found:
         return ""
-    depths = list(found[0][1]["depths"])
+    depths = sorted({depth for _, line in found for depth in line["depths"]}, key=float)
     rows = [
         [
             text(name),
             f"{line['step']:,}",
             f"{line['sequence_length']:,}",
-            *(f"{line['depths'][depth]['gain']:+.2f}" for depth in depths),
+            *(f"{line['depths'][depth]['gain']:+.2f}" if depth in line["depths"] else "" for depth in depths),
             f"{line['gain']:+.2f}",
             share(line["found"]),
             f"{line['needles']}",
@@ -315,9 +322,11 @@ def _needles(stages: Sequence[StageFigures]) -> str:
     return table(headings, rows, range(1, len(headings)))
 
 
-def _incidents(incidents: Iterable[tuple[StageFigures, dict[str, Any]]]) -> str:
+def _incidents(incidents: Sequence[tuple[StageFigures, dict[str, Any]]]) -> str:
     cards = []
-    for stage, line in incidents:
+    if before := len(incidents[:-SHOWN_INCIDENTS]):
+        cards.append(f'<p class="note">{counted(before, "earlier one")}: see `stemma training incidents`</p>')
+    for stage, line in incidents[-SHOWN_INCIDENTS:]:
         kind = line["kind"].replace("_", " ")
         figures = f"loss {line['loss']}, gradient norm {line['grad_norm']}, {line['policy']}"
         summary = f"{text(stage.name)}, step {line['step']:,}: {text(kind)} {soft(text(figures))}"

@@ -5,6 +5,7 @@ log file) receive ``Event`` values. A stage that works in a child process hands 
 forwards what appears there with ``EventTail``.
 """
 
+import contextlib
 import json
 import time
 from collections.abc import Callable
@@ -82,4 +83,8 @@ class EventTail:
             data = handle.read()
         whole = data[: data.rfind(b"\n") + 1]
         self.offset += len(whole)
-        return [Event(**json.loads(line)) for line in whole.splitlines()]
+        events = []
+        for line in whole.splitlines():
+            with contextlib.suppress(ValueError):  # torn: its writer was killed, or the disk full
+                events.append(Event(**json.loads(line)))
+        return events

@@ -23,6 +23,16 @@ def test_events_cross_a_file_in_whole_lines_only(tmp_path):
     assert [event.text for event in tail.poll()] == ["hello"]
 
 
+def test_a_line_that_a_kill_tore_costs_no_more_than_itself_and_the_next(tmp_path):
+    path = tmp_path / "events.jsonl"
+    tail = EventTail(path)
+    path.write_text('{"stage": "stem", "ki')
+    progress = Progress("stem", [EventFile(path)])
+    progress.say("lost with it")
+    progress.say("after")
+    assert [event.text for event in tail.poll()] == ["after"]
+
+
 def test_a_tail_starts_at_the_end_of_an_older_log(tmp_path):
     path = tmp_path / "events.jsonl"
     Progress("old", [EventFile(path)]).say("before")

@@ -100,13 +100,14 @@ def figures(**changes: Any) -> list[StageFigures]:
 
 
 def test_the_page_says_what_the_records_hold() -> None:
-    page = training_page(figures(), "run-of-" + NASTY)
+    page = training_page(figures(summary={"restarts": 2}), "run-of-" + NASTY)
     assert "<script>alert" not in page
     assert 'onmouseover="alert' not in page
     shown = re.sub(r"<[^>]+>", " ", page)
     for expected in ("52", "c0ffee", "loss spike", "0123 (", "4.000", "2.500", "+0.75", "20.0%", "3.310"):
         assert expected in shown, expected
     assert "stem: 1 step with loss spike" in shown
+    assert "stem died or hung, and was started again 2 times" in shown
     assert "rl is not finished: 12 steps so far" in shown
     assert "stem made held-out text of code over a tenth costlier" in shown
 
@@ -139,6 +140,19 @@ def test_stages_are_read_sealed_or_training(tmp_path: Path) -> None:
     stem, general = gather({"stem": artifact}, {"general": training, "agentic": tmp_path})
     assert (stem.sealed, stem.steps, stem.tokens, stem.bits) == (True, 5, 5 * 2048, {"web": (4.0, 3.0)})
     assert (general.sealed, general.steps, general.bits) == (False, 1, {})
+
+
+def test_a_page_of_a_stage_that_only_went_wrong() -> None:
+    broken = [line | {"loss": None, "grad_norm": None} for line in metrics(4)[:2]]
+    for line in broken:
+        del line["loss/web"], line["loss/code"]
+    incidents = [INCIDENT | {"step": step} for step in range(60)]
+    partial = NEEDLE | {"depths": {"0.5": {"gain": -1.25, "found": 0.0}}}
+    page = training_page(figures(metrics=broken, incidents=incidents, monitors=[partial, NEEDLE])[:1], "x")
+    shown = re.sub(r"<[^>]+>", " ", page)
+    assert "10 earlier ones" in shown
+    assert "step 59" in shown
+    assert "-1.25" in shown
 
 
 @given(st.floats(-1e6, 1e6), st.floats(0, 1e6), st.integers(2, 9))
