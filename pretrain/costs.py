@@ -202,8 +202,3 @@ def checkpoint_bytes(model: ModelConfig, precision: Precision) -> int:
     indexes and the loop's own state are some kilobytes more.
     """
     return model.parameters * (12 if precision == "fp32" else 14)
-
-
-def days(flops: float, gpus: int, flops_per_gpu: float) -> float:
-    """Days that ``flops`` model FLOPs take on devices that each achieve ``flops_per_gpu`` FLOP/s."""
-    return flops / (gpus * flops_per_gpu) / 86_400

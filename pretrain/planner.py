@@ -17,7 +17,7 @@ from pretrain.config import ModelConfig, TrainingConfig
 from pretrain.costs import DEVICES, GIB, Memory, checkpoint_bytes, memory, training_flops
 from pretrain.schedule import learning_rate
 from pretrain.topology import Topology
-from pretrain.topology_search import ROOM, Estimate, Work, estimate, feasible, topologies
+from pretrain.topology_search import GPUS_PER_NODE, ROOM, Estimate, Work, estimate, feasible, topologies
 from stemma.core.errors import StemmaError
 
 STAGES = ("commonsense", "stem", "general", "agentic")
@@ -160,6 +160,11 @@ def plan_profile(
             f"{' x '.join(str(given.get(name, 1)) for name in asked)} (tensor x pipeline x context parallel)"
         )
     Topology(**given).check(profile.model)
+    if tensor_parallel and tensor_parallel > GPUS_PER_NODE:
+        raise PlannerError(
+            f"tensor_parallel {tensor_parallel}: ranks that share a layer have to be in one machine, which "
+            f"has {GPUS_PER_NODE} GPUs; share the depth or the sequences further instead"
+        )
     stages, fitting = [], []
     for name, training, phases in stage_phases(profile):
         found = options(profile.model, training, phases, gpus, gpu, mfu, given)
@@ -245,39 +250,36 @@ def stage_phases(profile: Plannable) -> Iterator[tuple[str, TrainingConfig, list
 
     The steps of a pretraining stage all hold the same number of tokens: ``global_batch_size`` sequences of
     the first phase's length, and fewer of longer ones. SFT and RL count sequences, of whatever length they
-    come; for RL the length is what the model may write, without the prompt.
+    come; for RL the length is what the model may write, without the prompt. A stage without a rotary base of
+    its own goes on with that of the stage before.
     """
+    base = profile.model.rope_theta
     for name in STAGES:
         training: TrainingConfig = getattr(profile.training, name)
         curriculum: CurriculumConfig = getattr(profile.curriculum, name)
         plan = PlanConfig(curriculum=curriculum, global_batch_size=training.global_batch_size)
-        stage_base = training.rope_theta or profile.model.rope_theta
+        base = training.rope_theta or base
         bases = getattr(profile.long_context, name, {})
-        yield (
-            name,
-            training,
-            [
-                PhasePlan(
-                    sequence_length=phase.sequence_length,
-                    tokens=steps * plan.batch_tokens,
-                    sequences_per_step=plan.batch_tokens // phase.sequence_length,
-                    steps=steps,
-                    rope_theta=bases.get(phase.sequence_length, stage_base),
-                )
-                for phase, steps in plan.stretches
-            ],
-        )
+        phases = [
+            PhasePlan(
+                sequence_length=phase.sequence_length,
+                tokens=steps * plan.batch_tokens,
+                sequences_per_step=plan.batch_tokens // phase.sequence_length,
+                steps=steps,
+                rope_theta=bases.get(phase.sequence_length, base),
+            )
+            for phase, steps in plan.stretches
+        ]
+        yield name, training, phases
+        base = phases[-1].rope_theta
     written = max(task.max_new_tokens * task.max_turns for task in profile.rl.tasks.values())
     longest = {"sft": profile.sft.max_tokens, "rl": min(written, profile.model.max_position_embeddings)}
     for name, length in longest.items():
         section = getattr(profile, name)
         rows = section.training.global_batch_size
-        base = section.training.rope_theta or profile.model.rope_theta
-        yield (
-            name,
-            section.training,
-            [PhasePlan(length, section.steps * rows * length, rows, section.steps, base)],
-        )
+        base = section.training.rope_theta or base
+        tokens = section.steps * rows * length
+        yield name, section.training, [PhasePlan(length, tokens, rows, section.steps, base)]
 
 
 def plan_stage(

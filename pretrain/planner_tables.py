@@ -1,5 +1,7 @@
 """What ``stemma plan`` prints: the planner's report as tables."""
 
+from collections.abc import Iterable
+
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
@@ -17,9 +19,9 @@ def render(report: PlannerReport, console: Console) -> None:
     console.print(
         f"{report.gpus} x {report.gpu}, assumed MFU {report.mfu:.0%} of bf16 peak on one GPU by itself"
     )
-    console.print(_training_table(report))
-    console.print(_sharing_table(report))
-    console.print(_memory_table(report))
+    for table in (_training_table, _settings_table, _sharing_table, _memory_table):
+        console.print(table(report))
+    console.print()
     per_token = ", ".join(
         f"{flops / 1e9:.3g} G at {length:,}" for length, flops in report.flops_per_token.items()
     )
@@ -43,22 +45,27 @@ def render(report: PlannerReport, console: Console) -> None:
         console.print(f"[yellow]{note}[/]")
 
 
-def _table(title: str, heads: tuple[str, ...]) -> Table:
-    made = Table(title=title, title_justify="left", header_style="bold", box=SIMPLE_HEAD, pad_edge=False)
-    made.add_column("stage", style="cyan", no_wrap=True)
+def _table(title: str, heads: Iterable[str], first: str = "stage") -> Table:
+    """An empty table. All of them fit 80 columns: cut figures are worse than none."""
+    made = Table(
+        title=title,
+        title_justify="left",
+        header_style="bold",
+        box=SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+        show_edge=False,
+    )
+    made.add_column(first, style="cyan", no_wrap=True)
     for head in heads:
         made.add_column(head, justify="right", no_wrap=True)
     return made
 
 
 def _training_table(report: PlannerReport) -> Table:
-    heads = ("tokens", "sequence", "steps", "sequences\nper step", "tokens\nper step", "schedule")
-    made = _table("training", (*heads, "learning\nrate", "rope\nbase", "format", "time"))
+    heads = ("tokens", "sequence", "steps", "sequences\nper step", "tokens\nper step", "time")
+    made = _table("\ntraining", heads)
     for stage in report.stages:
         bound = "≤ " if stage.at_most else ""
-        first, peak, last = (f"{rate:.3g}" for rate in stage.learning_rates)
-        rates = [first] * (first != peak) + [peak] + [last] * (last != peak)
-        warm_up = [f"{stage.warmup_steps:,} warm-up"] if stage.warmup_steps else []
         made.add_row(
             stage.name,
             bound + amount(stage.tokens),
@@ -66,53 +73,72 @@ def _training_table(report: PlannerReport) -> Table:
             "\n".join(f"{phase.steps:,}" for phase in stage.phases),
             "\n".join(f"{phase.sequences_per_step:,}" for phase in stage.phases),
             bound + amount(stage.batch_tokens),
-            "\n".join([*warm_up, stage.schedule]),
-            " →\n".join(rates),
-            "\n".join(amount(phase.rope_theta) for phase in stage.phases),
-            stage.precision,
             bound + duration(stage.days),
         )
     return made
 
 
+def _settings_table(report: PlannerReport) -> Table:
+    made = _table("\nsettings", ("schedule", "warm-up", "learning rate", "rope base", "format"))
+    for stage in report.stages:
+        first, peak, last = (f"{rate:.3g}" for rate in stage.learning_rates)
+        rates = [first] * (first != peak) + [peak] + [last] * (last != peak)
+        bases = [amount(phase.rope_theta) for phase in stage.phases]
+        made.add_row(
+            stage.name,
+            stage.schedule,
+            f"{stage.warmup_steps:,}" if stage.warmup_steps else "",
+            " → ".join(rates),
+            "\n".join(dict.fromkeys(bases)),
+            stage.precision,
+        )
+    return made
+
+
 def _sharing_table(report: PlannerReport) -> Table:
-    heads = ("tensor", "pipeline", "context", "data", "recompute", "MFU", "checkpoint", "kept")
-    made = _table("the fastest way to share each stage that fits (estimated), and its checkpoints", heads)
+    heads = ("tensor", "pipeline", "context", "data", "recompute", "MFU", "checkpoints")
+    made = _table("\nthe fastest way to share each stage (estimated), and checkpoints kept", heads)
     for stage in report.stages:
         chosen = stage.choice
         split = chosen.topology
         made.add_row(
-            stage.name if stage.feasible else f"{stage.name} (no fit)",
+            stage.name,
             *map(str, (split.tensor, split.pipeline, split.context, split.data)),
             "yes" if chosen.recompute else "no",
-            f"{report.mfu * chosen.useful / chosen.seconds:.0%}",
-            f"{stage.checkpoint / GIB:.3g} GiB",
-            str(stage.checkpoints),
+            f"{report.mfu * chosen.useful / chosen.seconds:.0%}" if stage.feasible else "no fit",
+            f"{stage.checkpoints} x {stage.checkpoint / GIB:.3g} GiB",
         )
     return made
 
 
 def _memory_table(report: PlannerReport) -> Table:
+    """Stages side by side, so that each adds up downwards."""
     capacity = f"{report.gpu_memory / GIB:.0f} GiB {report.gpu}"
-    heads = ("longest", "rows", "weights", "gradients", "optimizer", "activations", "logits", "total")
-    recomputed = ("activations\nrecomputed", "total")
-    made = _table(f"memory of the fullest GPU, GiB (of a {capacity})", (*heads, *recomputed))
-    for stage in report.stages:
-        kept = stage.kept
-        values = (
-            kept.parameters,
-            kept.gradients,
-            kept.optimizer,
-            kept.activations,
-            kept.logits,
-            kept.total,
-            stage.recomputed.activations,
-            stage.recomputed.total,
-        )
-        longest = max(phase.sequence_length for phase in stage.phases)
-        cells = [f"{value / GIB:.3g}" for value in values]
-        made.add_row(stage.name, f"{longest:,}", str(stage.micro_batch_size), *cells)
+    names = [stage.name for stage in report.stages]
+    made = _table(f"\nmemory of the fullest GPU shared so, GiB (of a {capacity})", names, first="")
+    longest = [max(phase.sequence_length for phase in stage.phases) for stage in report.stages]
+    made.add_row("longest sequence", *(f"{length:,}" for length in longest))
+    made.add_row("rows of it at a time", *(str(stage.micro_batch_size) for stage in report.stages))
+    kept = [stage.kept for stage in report.stages]
+    recomputed = [stage.recomputed for stage in report.stages]
+    for name, values in {
+        "weights": [memory.parameters for memory in kept],
+        "gradients": [memory.gradients for memory in kept],
+        "optimizer": [memory.optimizer for memory in kept],
+        "logits": [memory.logits for memory in kept],
+        "activations": [memory.activations for memory in kept],
+        "total": [memory.total for memory in kept],
+        "activations, recomputed": [memory.activations for memory in recomputed],
+        "total, recomputed": [memory.total for memory in recomputed],
+    }.items():
+        style = "bold" if name.startswith("total") else None
+        made.add_row(name, *map(_gib, values), style=style)
     return made
+
+
+def _gib(value: float) -> str:
+    shown = value / GIB
+    return f"{shown:.3g}" if shown >= 0.01 or not shown else "<0.01"
 
 
 def amount(value: float) -> str:

@@ -13,7 +13,6 @@ from pretrain.batch import MicroBatch, StepBatch
 from pretrain.config import ModelConfig
 from pretrain.costs import (
     checkpoint_bytes,
-    days,
     forward_flops,
     layer_activation_bytes,
     memory,
@@ -214,7 +213,3 @@ def test_memory_falls_with_recomputation_and_with_every_kind_of_sharing(
     assert total(Topology(2 * tensor, pipeline, context, 4)) < total(here)
     assert total(Topology(tensor, pipeline, 2 * context, 4)) < total(here)
     assert total(Topology(tensor, pipeline, context, 8)) < total(here)
-
-
-def test_days() -> None:
-    assert days(flops=86_400.0 * 10 * 5, gpus=5, flops_per_gpu=5.0) == pytest.approx(2.0)

@@ -13,6 +13,7 @@ from pretrain.costs import DEVICES, training_flops
 from pretrain.planner import PlannerError, count_parameters, plan_profile
 from pretrain.planner_tables import amount, duration, render
 from pretrain.topology import Topology, TopologyError
+from stemma.profile import load_profile
 from tests.pretrain.helpers import REFERENCE
 
 SMALL = ModelConfig(
@@ -86,6 +87,7 @@ def test_steps_are_whole_and_phases_keep_their_tokens_per_step() -> None:
     ]
     assert [phase.rope_theta for phase in general.phases] == [5e5, 6e5, 7e5]
     assert first.phases[0].rope_theta == SMALL.rope_theta
+    assert by_name["sft"].phases[0].rope_theta == 5e5  # none of its own: that of the stage before
     assert [stage.name for stage in report.pretraining] == ["commonsense", "stem", "general", "agentic"]
 
 
@@ -152,15 +154,21 @@ def test_bad_hardware_is_refused() -> None:
         plan_profile(small_profile(), gpus=10, tensor_parallel=4)
     with pytest.raises(TopologyError, match="num_layers = 3 does not divide by 2"):
         plan_profile(small_profile(), gpus=4, pipeline_parallel=2)
+    with pytest.raises(PlannerError, match="one machine, which has 8 GPUs"):
+        plan_profile(small_profile(REFERENCE), gpus=16, tensor_parallel=16)
 
 
-def test_the_printed_report_names_every_stage_and_the_parameters() -> None:
-    out = io.StringIO()
-    report = plan_profile(small_profile(), gpus=2)
-    render(report, Console(file=out, width=200))
-    text = out.getvalue()
-    for expected in (f"{SMALL.parameters:,} parameters", "commonsense", "agentic", "assumed MFU 40%"):
-        assert expected in text
+def test_the_printed_report_fits_a_narrow_terminal() -> None:
+    for profile in (small_profile(), load_profile("youtu_2b")):
+        out = io.StringIO()
+        report = plan_profile(profile, gpus=64)
+        render(report, Console(file=out, width=80))
+        text = out.getvalue()
+        for expected in (f"{profile.model.parameters:,} parameters", "assumed MFU 40%", "activations"):
+            assert expected in text
+        for stage in report.stages:
+            assert sum(line.startswith(stage.name) for line in text.splitlines()) == 3  # and once on top
+        assert "…" not in text  # no figure is cut
 
 
 def test_amounts_and_durations_are_readable() -> None:
