@@ -52,7 +52,7 @@ def chart(
     the others.
 
     Args:
-        lines: at least one point among them.
+        lines: without a point among them there is no chart, but an empty string.
         title: for those who cannot see it.
         width: of the drawing.
         x_label, y_label: a value as text, at an axis.
@@ -61,6 +61,8 @@ def chart(
         logarithmic: the x axis; its values are above 0.
         height: of the drawing.
     """
+    if not any(line.points for line in lines):
+        return ""
     canvas = Canvas(width)
     left, top, base = 50.0, (26.0 if stretches else 10.0), height - 26.0
     xs = [x for line in lines for x, _ in line.points]
@@ -102,7 +104,7 @@ def smooth(points: Sequence[tuple[float, float]], most: int) -> list[tuple[float
 
 def ticks(low: float, high: float, about: int) -> list[float]:
     """Round values that span a range: steps of 1, 2 or 5 times a power of ten."""
-    if high <= low:
+    if high - low < 1e-12 * max(abs(low), abs(high), 1e-200):  # no range that numbers could divide
         high = low + (abs(low) or 1.0)
     rough = (high - low) / about
     power = 10.0 ** math.floor(math.log10(rough))
