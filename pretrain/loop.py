@@ -5,6 +5,7 @@ below. What was written after it (receipts, metrics) is cut off and written agai
 was killed anywhere leaves the same bytes as one that was not.
 """
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
@@ -169,11 +170,10 @@ class _Run:
     def train(self) -> dict[str, Any]:
         total = self.objective.total_steps
         while self.state.step < total:
-            self.monitors.before_step(self.state.step)
+            self._found(self.monitors.before_step(self.state.step))
             self._step(self.state.step, total)
             self.state.step += 1
-            for record in self.monitors.after_step(self.state.step):
-                self.records.add("monitors", record)
+            self._found(self.monitors.after_step(self.state.step))
             self.alive(self.state.step)
             stopping = self.state.step < total and _any_rank(self.engine, self.stop())
             if stopping or self.checkpoints.due(self.state.step):
@@ -181,6 +181,10 @@ class _Run:
             if stopping:
                 raise Stopped(self.state.step)
         return self._finish()
+
+    def _found(self, lines: list[dict[str, Any]]) -> None:
+        for line in lines:
+            self.records.add("monitors", line)
 
     def _step(self, step: int, total: int) -> None:
         started = time.perf_counter()
@@ -259,6 +263,7 @@ class _Run:
 
     def _finish(self) -> dict[str, Any]:
         """Write what the artifact consists of. Safe to repeat: each file is a function of the checkpoint."""
+        self._found(self.monitors.end(self.state.step))
         after = self.validator.measure() if self.validator else {}
         planned = self.objective.planned(self.state.step)
         compare(planned, self.ledger)
@@ -277,13 +282,14 @@ class _Run:
         return summary
 
     def _summary(self, after: dict[str, float]) -> dict[str, Any]:
-        receipts = list(read_jsonl(self.path / "receipts.jsonl"))
+        losses = [float.fromhex(line["loss"]) for line in read_jsonl(self.path / "receipts.jsonl")]
+        losses = [loss for loss in losses if math.isfinite(loss)]  # others were never applied
         tokens = sum(count.tokens for count in self.ledger.counts.values())
         return {
             "tokens": tokens,
             "steps": self.state.step,
-            "loss_first": float.fromhex(receipts[0]["loss"]),
-            "loss_last": float.fromhex(receipts[-1]["loss"]),
+            "loss_first": losses[0] if losses else None,
+            "loss_last": losses[-1] if losses else None,
             "bits_per_byte": {"before": self.state.before, "after": after},
             "tokens_per_second": round(tokens / self.state.seconds, 1),
             "skipped_steps": self.state.skipped + self.state.withheld,

@@ -19,6 +19,9 @@ from pretrain.monitors.positional_law import Bins, PositionalFit, extrapolate, f
 SCALE = 1 << 20
 """Units per nat. A window of 10^11 tokens of 20 nats stays within 63 bits."""
 
+BROKEN = 1e3
+"""Nats from which a loss says nothing of text any more; like NaN, it would spoil its whole window."""
+
 SHOWN = 24
 """Points of the curve kept in the record, for charts."""
 
@@ -38,8 +41,9 @@ class PositionLosses:
 
     def observe(self, losses: Tensor, micro: MicroBatch) -> None:
         """Add a micro batch's losses ``[batch, seq]``, each at the position the micro batch says."""
-        weights = (micro.loss_mask > 0).long().flatten()
-        fixed = (losses.detach().double() * SCALE).round().long().flatten() * weights
+        counted = (micro.loss_mask > 0) & (losses < BROKEN)  # NaN is not below
+        weights = counted.long().flatten()
+        fixed = (losses.where(counted, 0.0).double() * SCALE).round().long().flatten()
         bins = torch.bucketize(micro.position_ids.flatten(), self.bounds, right=True)
         self.sums.index_add_(0, bins, fixed)
         self.counts.index_add_(0, bins, weights)

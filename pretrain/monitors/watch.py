@@ -35,7 +35,6 @@ class Monitors:
         self.needles: NeedleTest | None = None
         if isinstance(objective, LanguageModel):
             self.phase_ends = {phase.first_step for phase in objective.plan.phases[1:]}
-            self.phase_ends.add(objective.plan.total_steps)
             tensor_rank = parallel_state.get_tensor_model_parallel_rank()
             if self.every:
                 self.positions = PositionLosses(engine)
@@ -44,28 +43,41 @@ class Monitors:
             if job.training.monitor.needles and job.validation:
                 self.needles = NeedleTest(job, engine)
 
-    def before_step(self, step: int) -> None:
-        """Step ``step`` (from 0) is about to be trained."""
+    def before_step(self, step: int) -> list[dict[str, Any]]:
+        """Step ``step`` (from 0) is about to be trained; returns lines as ``after_step`` does.
+
+        A phase's end is measured here and not after its last step: a checkpoint of that step knows nothing
+        of the plan that follows, so that training under another plan can go on from it.
+        """
+        if self.plan is None:
+            return []
+        found = self.end(step) if step in self.phase_ends else []
         if self.positions:
             self.positions.begin(self._length(step))
+        return found
 
     def after_step(self, done: int) -> list[dict[str, Any]]:
         """``done`` steps are trained; returns the lines for ``monitors.jsonl``."""
-        records: list[dict[str, Any] | None] = []
-        if self.plan is None:
+        due = self.positions is not None and done % self.every == 0
+        return self._positions(done) if due else []
+
+    def end(self, done: int) -> list[dict[str, Any]]:
+        """The phase, or the stage, ended with ``done`` steps; returns lines as ``after_step`` does."""
+        return self._positions(done) + self._needles(done)
+
+    def _positions(self, done: int) -> list[dict[str, Any]]:
+        found = self.positions.end(done) if self.positions else None
+        return [found] if found else []
+
+    def _needles(self, done: int) -> list[dict[str, Any]]:
+        found = self.needles.measure(done, self._length(done - 1)) if self.needles else None
+        if not found:
             return []
-        ended = done in self.phase_ends
-        if self.positions and (ended or done % self.every == 0):
-            records.append(self.positions.end(done))
-        if self.needles and ended:
-            found = self.needles.measure(done, self._length(done - 1))
-            records.append(found)
-            if found:
-                self.progress.say(
-                    f"needle test at {found['sequence_length']} tokens: {found['found']:.0%} found, a number "
-                    f"read before is {found['gain']:+.2f} nats a digit likelier"
-                )
-        return [record for record in records if record]
+        self.progress.say(
+            f"needle test at {found['sequence_length']} tokens: {found['found']:.0%} found, a number "
+            f"read before is {found['gain']:+.2f} nats a digit likelier"
+        )
+        return [found]
 
     def state_dict(self) -> dict[str, Any]:
         """JSON-able state that goes into the checkpoint. Every rank has to call it."""

@@ -20,8 +20,8 @@ from stemma.core.progress import SAY, STEP, Event, Listener
 from stemma.core.stage import Execution, execute
 from tests.pretrain.conftest import plan_config
 
-STEPS, AT, EVERY, BATCH = 24, 12, 5, 32
-SAME = ("receipts.jsonl", "ledger.json", "evaluation.json", "hf/model.safetensors")
+STEPS, AT, EVERY, BATCH = 24, 12, 6, 32  # a checkpoint where the edit begins, and a phase ends by it
+SAME = ("receipts.jsonl", "monitors.jsonl", "ledger.json", "evaluation.json", "hf/model.safetensors")
 EDIT = PlanEdit.model_validate(
     {
         "at_step": AT,
@@ -46,6 +46,7 @@ def make_stage(
     def make(store: Store, config: PlanConfig, **training: Any) -> PretrainStage:
         plan = execute(PlanStage("plan.stem", config, {"tokens": inputs["tokens"]}), store)
         fields = {"global_batch_size": BATCH, "checkpoint_every": EVERY, "keep_checkpoints": 9, **training}
+        fields["monitor"] = {"positions_every": 5}
         settings = PretrainConfig(model=tiny_model, training=make_training(**fields))
         return PretrainStage("stem", settings, {**inputs, "plan": plan})
 
@@ -89,7 +90,7 @@ def test_an_edited_stage_goes_on_from_before_the_edit_and_ends_as_if_it_had_alwa
     assert edited.summary["resumed_from"] == AT // EVERY * EVERY
     assert min(event.step for event in events if event.kind == STEP) == AT // EVERY * EVERY + 1
     said = [event.text for event in events if event.kind == SAY]
-    assert f"its first {AT} steps are those of {folder.name}: taken over up to step 10" in said
+    assert f"its first {AT} steps are those of {folder.name}: taken over up to step {AT}" in said
     shared = [list(read_jsonl(place / "receipts.jsonl"))[:AT] for place in (folder, edited.path)]
     assert shared[0] == shared[1]
     assert len(shared[0]) == AT

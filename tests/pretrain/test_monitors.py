@@ -115,6 +115,19 @@ def test_losses_are_added_up_at_the_positions_the_batch_says(engine: Engine) -> 
     assert collected.end(2) is None  # nothing was seen since
 
 
+def test_a_step_that_went_wrong_does_not_spoil_its_window(engine: Engine) -> None:
+    collected, reference = PositionLosses(engine), PositionLosses(engine)
+    nothing = torch.zeros(4, 128, dtype=torch.long)
+    micro = MicroBatch(nothing, nothing, torch.ones(4, 128), torch.arange(128).expand(4, 128))
+    good = torch.rand(4, 128, generator=torch.Generator().manual_seed(0)) + 2
+    for collector in (collected, reference):
+        collector.begin(128)
+        collector.observe(good, micro)
+    for bad in (math.nan, math.inf, 1e30):
+        collected.observe(torch.full((4, 128), bad), micro)
+    assert collected.end(1) == reference.end(1)
+
+
 def loop_parts(
     engine: Engine, job: Any, plan: Artifact, inputs: dict[str, Artifact]
 ) -> tuple[LanguageModel, Progress]:
