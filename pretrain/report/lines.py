@@ -104,8 +104,9 @@ def smooth(points: Sequence[tuple[float, float]], most: int) -> list[tuple[float
 
 def ticks(low: float, high: float, about: int) -> list[float]:
     """Round values that span a range: steps of 1, 2 or 5 times a power of ten."""
-    if high - low < 1e-12 * max(abs(low), abs(high), 1e-200):  # no range that numbers could divide
-        high = low + (abs(low) or 1.0)
+    least = 1e-12 * max(1.0, abs(low), abs(high))  # of a range that numbers can divide
+    if high - low < least:
+        high = low + (abs(low) if abs(low) > least else 1.0)
     rough = (high - low) / about
     power = 10.0 ** math.floor(math.log10(rough))
     step = next(factor * power for factor in (1, 2, 5, 10) if factor * power >= rough * 0.999)
