@@ -12,7 +12,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from pretrain.model import join_shards, shard_dimension, tensor_shard
+from pretrain.sharding import join_shards, shard_dimension, tensor_shard
 
 
 class Muon(torch.optim.Optimizer):

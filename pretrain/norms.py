@@ -14,7 +14,7 @@ from torch import Tensor
 
 from pretrain.config import ModelConfig
 from pretrain.engine import Engine
-from pretrain.model import global_name
+from pretrain.sharding import global_name
 
 # isort: split
 from megatron.core.tensor_parallel import param_is_not_tensor_parallel_duplicate

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from pretrain.config import ModelConfig
 from pretrain.convert.names import whole_shapes
+from pretrain.sharding import global_name, join_shards, tensor_shard
 from stemma.core.errors import StemmaError
 
 if TYPE_CHECKING:
@@ -36,8 +37,6 @@ def gather(module: "LanguageModel", model: ModelConfig) -> Iterator[tuple[str, T
     of the model. Tensors are of rank 0's own memory where it holds them whole: copy what must outlive a step.
     """
     from megatron.core import parallel_state
-
-    from pretrain.model import global_name, join_shards
 
     if parallel_state.get_data_parallel_rank(with_context_parallel=True) != 0:
         return  # the first replica does it
@@ -85,8 +84,6 @@ def scatter(module: "LanguageModel", model: ModelConfig, state: Mapping[str, Ten
         state: under Megatron's names; every rank passes it, and only what it needs is read.
     """
     from megatron.core import parallel_state
-
-    from pretrain.model import global_name, tensor_shard
 
     rank = parallel_state.get_tensor_model_parallel_rank()
     size = parallel_state.get_tensor_model_parallel_world_size()

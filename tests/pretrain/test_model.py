@@ -2,7 +2,8 @@ import pytest
 import torch
 
 from pretrain.config import ModelConfig
-from pretrain.model import build_model, join_shards, megatron_config, tensor_shard
+from pretrain.model import build_model, megatron_config
+from pretrain.sharding import join_shards, tensor_shard
 from pretrain.topology import Topology, TopologyError
 from tests.pretrain.helpers import REFERENCE, TINY, build
 
