@@ -30,7 +30,8 @@ class PositionalFit:
     Attributes:
         a0, a1, a2: as above; nats, 1 / tokens, nats.
         rmse: root of the weighted mean squared residual, nats.
-        identifiable: false where the curve is flat: any ``a1`` fits, and only ``a0 + a2`` means something.
+        identifiable: false where the curve has no such bend, as it is flat or does not fall towards a loss
+            above 0: no ``a1`` is meaningful then, and ``a2`` is its mean.
     """
 
     a0: float
@@ -97,11 +98,14 @@ def fit(means: Floats, weights: Floats, bins: Bins) -> PositionalFit:
         a0, a2 = _line(falls, means[seen], weights[seen])
         return _mean_square(means[seen] - a0 * falls - a2, weights[seen]), a0, a2
 
-    a1 = _search(lambda candidate: solve(candidate)[0], 1e-3 / len(positions), 1e3)
+    low, high = 1e-3 / len(positions), 1e3
+    a1 = _search(lambda candidate: solve(candidate)[0], low, high)
     error, a0, a2 = solve(a1)
     average = float(np.average(means[seen], weights=weights[seen]))
     spread = _mean_square(means[seen] - average, weights[seen])
-    if spread <= (1e-9 * max(1.0, abs(average))) ** 2 or error > (1.0 - FLAT) * spread:
+    flat = spread <= (1e-9 * max(1.0, abs(average))) ** 2 or error > (1.0 - FLAT) * spread
+    bends = 2 * low < a1 < high / 2 and a0 > 0.0 and a2 >= 0.0  # else a line, or a step, in disguise
+    if flat or not bends:
         return PositionalFit(0.0, 0.0, average, spread**0.5, identifiable=False)
     return PositionalFit(a0, a1, a2, error**0.5, identifiable=True)
 

@@ -279,7 +279,7 @@ def _positions(stages: Sequence[StageFigures]) -> str:
             text(name),
             f"{line['step']:,}",
             f"{line['sequence_length']:,}",
-            *([f"{line['a0']:.3f}", f"{line['a1']:.3g}"] if line["identifiable"] else [soft("flat"), ""]),
+            *([f"{line['a0']:.3f}", f"{line['a1']:.3g}"] if line["identifiable"] else [soft("no bend"), ""]),
             f"{line['a2']:.3f}",
             f"{line['rmse']:.3f}",
             f"{line['mean']:.3f}",

@@ -66,6 +66,22 @@ def test_a_flat_curve_has_no_bend_to_read() -> None:
     assert fit(noisy, np.ones_like(noisy), Bins.of(64)).a2 == pytest.approx(3.3, abs=0.05)
 
 
+@pytest.mark.parametrize(
+    "means",
+    [
+        lambda bins: np.linspace(2.0, 4.0, bins),  # rises
+        lambda bins: np.where(np.arange(bins) == 0, 9.0, 3.0),  # the first position alone is worse
+        lambda bins: 6.0 - np.linspace(0.0, 2.0, bins) ** 2,  # falls ever faster
+    ],
+)
+def test_a_curve_that_bends_otherwise_gets_no_coefficients(means: Callable[[int], np.ndarray]) -> None:
+    bins = Bins.of(128)
+    sizes = np.diff(bins.edges).astype(np.float64)
+    found = fit(means(len(sizes)), sizes, bins)
+    assert not found.identifiable
+    assert found.mean(128) == pytest.approx(np.average(means(len(sizes)), weights=sizes))
+
+
 def test_positions_without_loss_do_not_count() -> None:
     law = PositionalFit(2.0, 0.1, 1.0, 0.0, True)
     means, weights, bins = curve(law, 256)

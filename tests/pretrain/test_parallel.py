@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import pytest
 import torch
 
 from pretrain.batch import MicroBatch
-from pretrain.config import ModelConfig, PretrainConfig, TrainingConfig
+from pretrain.config import ModelConfig, MonitorConfig, PretrainConfig, TrainingConfig
 from pretrain.stage import PretrainStage
 from stemma.core.artifact import Artifact, Store
 from stemma.core.files import read_json, read_jsonl
@@ -186,8 +187,10 @@ def test_stages_launched_on_ranks_train_what_one_process_does(
     tmp_path: Path,
 ) -> None:
     """Two stages through torchrun: the second shares the model otherwise than the first, whose checkpoint it
-    starts from, and its phases have other lengths."""
-    lengths = (32, 64)
+    starts from, and its phases have other lengths. Monitors see what they see on one."""
+    lengths = (32, 128)
+    monitor = MonitorConfig(positions_every=3, needles=1)
+    training = training.model_copy(update={"monitor": monitor})
     store, config = Store(tmp_path), PretrainConfig(model=tiny_model, training=training)
     two = Execution(threads=1, tensor_parallel=2, sequence_parallel=True)
     first = execute(PretrainStage("stem", config, {**inputs, "plan": make_plan(LOOP_STEPS)}), store, two)
@@ -196,8 +199,8 @@ def test_stages_launched_on_ranks_train_what_one_process_does(
     second = execute(PretrainStage("stem", config, given), store, four)
 
     one, other = tmp_path / "one", tmp_path / "other"
-    run(one)
-    run(other, init=one / "artifact" / "checkpoint", lengths=lengths)
+    run(one, monitor=monitor)
+    run(other, init=one / "artifact" / "checkpoint", lengths=lengths, monitor=monitor)
     for shared, alone in ((first.path, one), (second.path, other)):
         found, expected = (list(read_jsonl(path / "receipts.jsonl")) for path in (shared, alone / "artifact"))
         assert [line["batch_sha256"] for line in found] == [line["batch_sha256"] for line in expected]
@@ -206,3 +209,16 @@ def test_stages_launched_on_ranks_train_what_one_process_does(
             assert values[0] == pytest.approx(values[1], rel=1e-5), figure
         figures = [read_json(path / "evaluation.json")["after"] for path in (shared, alone / "artifact")]
         assert figures[0] == pytest.approx(figures[1], rel=1e-5)
+        seen = [list(read_jsonl(path / "monitors.jsonl")) for path in (shared, alone / "artifact")]
+        assert [said(line) for line in seen[0]] == [
+            pytest.approx(said(line), rel=1e-4, abs=1e-3) for line in seen[1]
+        ]
+    assert [line["monitor"] for line in seen[0]] == ["positions"] * 4 + ["needle"]
+
+
+def said(line: dict[str, Any]) -> list[float]:
+    """What a line of ``monitors.jsonl`` says that can be told apart from rounding."""
+    figures = [line["step"], line["sequence_length"]]
+    if line["monitor"] == "needle":
+        return [*figures, line["gain"], *(depth["gain"] for depth in line["depths"].values())]
+    return [*figures, line["tokens"], line["mean"], *chain.from_iterable(line["curve"])]
