@@ -1,8 +1,9 @@
 """Which device trains, and everything Megatron-core assumes about CUDA that a CPU run has to answer.
 
-Import this before anything of ``megatron``. On a machine with CUDA it touches nothing. Without, importing it
-prepares Megatron-core 0.16 for the CPU, and ``cuda_answered()`` guards the places where models, optimizers
-and checkpoints are put together. The whole list, each with why it is there:
+Import this before anything of ``megatron``. With CUDA and Transformer Engine it touches nothing, with CUDA
+alone it sees to 5 and 7 below. Without CUDA importing it prepares Megatron-core 0.16 for the CPU, and
+``cuda_answered()`` guards the places where models, optimizers and checkpoints are put together. The whole
+list, each with why it is there:
 
 1. ``torch.cuda.current_device()`` is called wherever Megatron allocates: it answers the CPU device.
    Checkpoints call ``torch.cuda.synchronize()`` before they copy: there is nothing to wait for.
@@ -21,8 +22,8 @@ and checkpoints are put together. The whole list, each with why it is there:
    in for it, also keeps a step per parameter, which Megatron restores beforehand and then trips over; before
    the first step it has none, and Megatron asserts that it has one.
 
-8. Its linear layers compute through MKL, and add a weight's gradient into the gradient buffer in a pass of its
-   own unless an extension for CUDA is there: ``pretrain.linears`` takes their place.
+8. Its linear layers compute through MKL, and add a weight's gradient into the gradient buffer in a pass of
+   its own unless an extension for CUDA is there: ``pretrain.linears`` takes their place.
 9. Recomputed layers set back the CUDA generator, and rotary angles of context-parallel ranks are cut with a
    pinned index: the one does nothing, the other cuts with an ordinary one.
 
@@ -32,6 +33,7 @@ not Megatron.
 
 import contextlib
 import ctypes
+import importlib.util
 import os
 import types
 import warnings
@@ -186,7 +188,8 @@ def _prepare_megatron_for_cpu() -> None:
             from megatron.core.optimizer import clip_grads, distrib_optimizer, grad_scaler, optimizer
             from megatron.core.pipeline_parallel import schedules
             from megatron.core.tensor_parallel import layers, random
-            from megatron.core.transformer import multi_latent_attention
+
+            _do_without_transformer_engine()
     finally:
         torch.compile = compile_
     proxy = _TorchOnCpu()
@@ -202,12 +205,21 @@ def _prepare_megatron_for_cpu() -> None:
         module.torch = proxy
     optimizer.clip_grad_by_total_norm_fp32 = _clip_grad_by_total_norm
     layers.linear_with_grad_accumulation_and_async_allreduce = parallel_linear
-    multi_latent_attention.HAVE_TE = False
     rotary_pos_embedding.get_pos_emb_on_this_cp_rank = _angles_of_this_rank
     random._get_cuda_rng_state = lambda *_, **__: None
     random._set_cuda_rng_state = lambda *_, **__: None
-    _load_states_of_torch_adamw(distrib_optimizer.DistributedOptimizer)
+
+
+def _do_without_transformer_engine() -> None:
+    from megatron.core.optimizer import USING_PYTORCH_OPTIMIZER, distrib_optimizer
+    from megatron.core.transformer import multi_latent_attention
+
+    multi_latent_attention.HAVE_TE = False
+    if USING_PYTORCH_OPTIMIZER:
+        _load_states_of_torch_adamw(distrib_optimizer.DistributedOptimizer)
 
 
 if not ON_CUDA:
     _prepare_megatron_for_cpu()
+elif importlib.util.find_spec("transformer_engine") is None:
+    _do_without_transformer_engine()
