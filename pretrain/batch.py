@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from kernels.attention.reference import document_starts
+from stemma.core.errors import StemmaError
 from stemma.core.ledger import Ledger
 
 if TYPE_CHECKING:
@@ -92,6 +93,23 @@ class MicroBatch:
             position_ids=change(self.position_ids),
             extra={name: change(value) for name, value in self.extra.items()},
         )
+
+    def check_ids(self, vocab_size: int) -> None:
+        """Require ids of a vocabulary, where that need not wait for a device.
+
+        Ranks that share a vocabulary take an id outside of it for another rank's, and compute on.
+
+        Raises:
+            StemmaError: an id is outside.
+        """
+        for ids in (self.tokens, self.labels):
+            if ids.is_cpu:
+                lowest, highest = (int(id) for id in ids.aminmax())
+                if lowest < 0 or highest >= vocab_size:
+                    raise StemmaError(
+                        f"a batch has token ids from {lowest} to {highest}, and the model's vocabulary those "
+                        f"below {vocab_size}; the tokens were made with another tokenizer than the model's"
+                    )
 
 
 @dataclass

@@ -297,6 +297,8 @@ class Engine:
 
             return output, loss
 
+        for micro in micro_batches:
+            micro.check_ids(self.model.vocab_size)
         micro_batches = [context.padded(micro, self.topology.length_multiple) for micro in micro_batches]
         shapes = [micro.tokens.shape for micro in micro_batches]
         self.module.config.variable_seq_lengths = len(set(shapes)) > 1  # stages tell each other the shape

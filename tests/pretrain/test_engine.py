@@ -107,6 +107,15 @@ def test_a_batch_without_supervised_tokens_is_refused(engine):
         )
 
 
+@pytest.mark.parametrize("name", ["tokens", "labels"])
+@pytest.mark.parametrize("id", [-1, VOCAB])
+def test_ids_of_another_vocabulary_are_refused(engine, name, id):
+    step = batch(0)
+    getattr(step.micro[1], name)[0, 3] = id
+    with pytest.raises(StemmaError, match=rf"token ids from .*{id}.* those below {VOCAB}"):
+        engine.train_step(step, lambda logits, micro: (logits.sum(), {}), 1e-3)
+
+
 def test_a_wrong_number_of_processes_is_refused(engine):
     with pytest.raises(StemmaError, match="1 processes, but needs 2"):
         build(data_parallel=2)
