@@ -12,7 +12,7 @@ from pretrain.checkpoint.retention import MILESTONES, is_milestone, last_good, l
 from pretrain.config import GuardConfig
 from stemma.core.artifact import SCRATCH
 from stemma.core.errors import DamagedError
-from stemma.core.files import read_json
+from stemma.core.files import read_json, read_jsonl
 
 JOB = "job.json"  # of ``pretrain.launch``, in the scratch folder
 
@@ -64,18 +64,22 @@ def survey(stage: Path) -> list[Found]:
 
 
 def examine(stage: Path) -> list[Checked]:
-    """Read every file of every checkpoint of a stage and follow its chain of hashes.
+    """Read every file of every checkpoint of a stage, follow its chain of hashes, and compare the two.
 
     What a stage in training deletes meanwhile is left out.
     """
-    found = [
-        Checked(one.folder, f"step {one.step}, {one.kind}", _problem(verify, one.folder))
-        for one in survey(stage)
-        if one.kind not in ("set aside", "unfinished")
-    ]
-    found = [checked for checked in found if checked.path.exists()]
     chain = stage / CHECKPOINTS
-    return [*found, Checked(chain, "chain of hashes", _problem(check, chain))] if chain.exists() else found
+    broken = _problem(check, chain)
+    chained = {} if broken else {line["step"]: line["state_sha256"] for line in read_jsonl(chain)}
+    found = []
+    for one in survey(stage):
+        if one.kind not in ("set aside", "unfinished"):
+            problem = _problem(verify, one.folder)
+            if not problem and one.state_sha256 != chained.get(one.step, one.state_sha256):
+                problem = f"{one.folder} holds another state of step {one.step} than {chain} was written for"
+            found.append(Checked(one.folder, f"step {one.step}, {one.kind}", problem))
+    found = [checked for checked in found if checked.path.exists()]
+    return [*found, Checked(chain, "chain of hashes", broken)] if chain.exists() else found
 
 
 def prunable(stage: Path, keep: int, milestones: bool) -> list[Found]:

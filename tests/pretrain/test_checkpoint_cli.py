@@ -14,7 +14,7 @@ from pretrain.checkpoint.chain import START, link
 from stemma.cli_checkpoints import app
 from stemma.core.artifact import Store
 from stemma.core.errors import DamagedError, StemmaError
-from stemma.core.files import write_json
+from stemma.core.files import read_json, write_json
 from stemma.core.progress import Progress
 from stemma.core.stage import lock, lock_path
 from tests.pretrain.helpers import build, train
@@ -82,7 +82,15 @@ def test_the_list_says_what_is_there(working: Path, call: Call) -> None:
 
 def test_verifying_names_what_is_damaged(working: Path, call: Call) -> None:
     chain = working.parent.parent / "checkpoints.jsonl"
-    chain.write_text(json.dumps({"step": 1, "state_sha256": "a", "chain_sha256": link(START, 1, "a")}) + "\n")
+
+    def chained(state: str) -> None:
+        line = {"step": 1, "state_sha256": state, "chain_sha256": link(START, 1, state)}
+        chain.write_text(json.dumps(line) + "\n")
+
+    chained("a")
+    with pytest.raises(DamagedError, match=r"step-00000001 holds another state of step 1 than .*jsonl"):
+        call("verify")
+    chained(read_json(working / "step-00000001" / "record.json")["state_sha256"])
     assert call("verify").output.count("good") == 4
     damage(working / "step-00000002")
     (working / "step-00000001" / "record.json").write_text("{")

@@ -79,6 +79,14 @@ def test_a_save_that_fails_is_told_and_leaves_the_one_before(engine: Engine, tmp
     assert engine.load(checkpoint.step_folder(tmp_path, 2)) == {"step": 2}
 
 
+def test_an_engine_closes_after_its_last_save(tmp_path: Path) -> None:
+    engine = build()
+    train(engine, 0, 1)
+    engine.saver.begin(tmp_path / "step-00000001", {})
+    engine.close()
+    checkpoint.verify(tmp_path / "step-00000001")
+
+
 def test_the_hash_of_the_state_is_that_of_its_bits(engine: Engine, tmp_path: Path) -> None:
     def digest(name: str) -> str:
         engine.save(tmp_path / name, {"name": name})
