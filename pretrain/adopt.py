@@ -121,11 +121,18 @@ def trained_steps(folder: Path) -> int:
 
 
 def newest_checkpoint(folder: Path, upto: int) -> tuple[Path | None, int]:
-    """The newest checkpoint of a stage's folder at or before a step; ``(None, 0)`` if none is kept."""
+    """The newest checkpoint of a stage's folder at or before a step; ``(None, 0)`` if none is kept.
+
+    None of a moment at which steps were being left out because of a later one: another plan has others then.
+    """
     named = [*folder.glob(f"{SCRATCH}/checkpoint/step-*"), *folder.glob(f"{MILESTONES}/step-*")]
     kept = [*named, folder / "checkpoint"]
-    steps = {path: _state(path)["step"] for path in kept if (path / EXTRA).is_file()}
-    usable = [(step, path) for path, step in steps.items() if step <= upto]
+    states = {path: _state(path) for path in kept if (path / EXTRA).is_file()}
+    usable = [
+        (state["step"], path)
+        for path, state in states.items()
+        if state.get("decided_by", 0) <= state["step"] <= upto
+    ]
     step, path = max(usable, default=(0, None))
     return path, step
 

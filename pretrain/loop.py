@@ -55,6 +55,7 @@ class TrainingState:
         guards: what is usual of a step.
         skipped: steps that went wrong and were not applied.
         withheld: steps that were not applied because of a rewind.
+        decided_by: steps that had to be known for this; more than ``step`` inside a stretch left out.
         seconds: spent in steps.
     """
 
@@ -67,6 +68,7 @@ class TrainingState:
     guards: dict[str, Any] = field(default_factory=dict)
     skipped: int = 0
     withheld: int = 0
+    decided_by: int = 0
     seconds: float = 0.0
 
 
@@ -258,6 +260,7 @@ class _Run:
         self.state.guards = self.guards.state_dict()
         self.state.ledger = self.ledger.to_json()
         self.state.objective = self.objective.state_dict()
+        self.state.decided_by = self.rewinds.decided_by(self.state.step)
         self.state.logs = self.records.sync()
         self.checkpoints.save(self.state.step, asdict(self.state))
 

@@ -75,6 +75,11 @@ class Rewinds:
         """Lines of ``incidents.jsonl`` that belong to a step because of earlier rewinds."""
         return [record.incident for record in self.records if record.step == step]
 
+    def decided_by(self, step: int) -> int:
+        """Steps that decided which of the first ``step`` are applied: more of them than ``step`` inside a
+        stretch that is left out because of its end."""
+        return max([step, *(record.step + 1 for record in self.records if record.first < step)])
+
     def add(self, step: int, count: int, incident: dict[str, Any]) -> None:
         """Decide to go back, and leave ``count`` steps up to ``step`` unapplied."""
         first = max(0, step - count + 1)

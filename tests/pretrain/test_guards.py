@@ -15,6 +15,7 @@ from rich.console import Console
 
 from data_pipeline.curriculum.plan import Plan
 from data_pipeline.tokens.shards import TokenShard, open_shards
+from pretrain.adopt import newest_checkpoint
 from pretrain.batch import MicroBatch
 from pretrain.config import GuardConfig
 from pretrain.engine import Engine, StepResult
@@ -279,9 +280,12 @@ def test_a_rewind_leaves_out_the_steps_before_too_wherever_checkpoints_lie(
     assert (found["step"], found["policy"]) == (11, "rewind")
     assert attempt(tmp_path / "often", checkpoint_every=3, **policy)["hash"] == weights
     same(tmp_path / "beginning", tmp_path / "often")
-    for stop_after in (9, 4):  # stopped before the spike, and again on the way back to it
+    for stop_after in (9, 6):  # stopped before the spike, and again among the steps left out because of it
         with pytest.raises(Stopped):
             attempt(tmp_path / "stopped", stop_after, checkpoint_every=5, **policy)
+    stopped = tmp_path / "stopped" / "artifact"
+    assert (stopped / ".scratch" / "checkpoint" / "step-00000009").exists()
+    assert newest_checkpoint(stopped, STEPS)[1] == 5  # what another plan may go on from
     assert attempt(tmp_path / "stopped", checkpoint_every=5, **policy)["hash"] == weights
     same(tmp_path / "beginning", tmp_path / "stopped")
 
