@@ -1,7 +1,7 @@
 """Where figures of a run are shown while it trains: TensorBoard, Weights & Biases, trackio.
 
-``metrics.jsonl`` is the record; these are copies of it for looking at. None of them can end a training: what
-is not installed is refused before it begins.
+``metrics.jsonl`` is the record; these are copies of it for looking at. What is asked for and is not installed,
+or whose own ``init`` fails (no login, say), ends an attempt before its first step.
 """
 
 import importlib.util

@@ -10,6 +10,7 @@ from stemma.core.artifact import Artifact
 from stemma.core.files import read_json
 
 METRICS = "metrics.jsonl"
+BITS = "bits_per_byte/"  # of a domain
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,12 @@ class StageFigures:
     def steps(self) -> int:
         """Steps that have a line of metrics."""
         return len(self.metrics)
+
+    @property
+    def domains(self) -> set[str]:
+        """Those it is validated on, or has trained on so far."""
+        names = {name for line in self.metrics for name in line if name.startswith(BITS)}
+        return set(self.bits) | {name.removeprefix(BITS) for name in names}
 
     @property
     def tokens(self) -> int:

@@ -37,7 +37,7 @@ def training_page(stages: Sequence[StageFigures], run: str) -> str:
         stages: from ``figures.gather``, at least one.
         run: name of the run, for the title.
     """
-    domains = sorted({domain for stage in stages for domain in stage.bits})
+    domains = sorted({domain for stage in stages for domain in stage.domains})
     colours = colour_of(domains)
     incidents = [(stage, line) for stage in stages for line in stage.incidents]
     seconds = sum(line["seconds"] for stage in stages for line in stage.metrics)
