@@ -25,11 +25,14 @@ class _Linear(Function):
         return onednn.linear(x, weight)
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor | None]:
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None]:
         x, weight = ctx.saved_tensors
+        for_x, for_weight = ctx.needs_input_grad
         grad = grads[0].contiguous()
+        of_x = onednn.linear(grad, weight.t()) if for_x else None
+        if not for_weight:
+            return of_x, None
         of_weight = onednn.outer_sum(grad.flatten(0, -2), x.flatten(0, -2))
-        of_x = onednn.linear(grad, weight.t())
         if ctx.main_grad is None:
             return of_x, of_weight
         ctx.main_grad.add_(of_weight)

@@ -72,6 +72,7 @@ class Model:
         watched: block -> (module, whether its input or its output is what the block made).
         entries: module -> the block whose output it takes in.
         batch_dim: of its hidden states.
+        device: where it computes; traces are on the CPU.
         head: from the final norm's output to logits.
     """
 
@@ -81,14 +82,15 @@ class Model:
         watched: Mapping[str, tuple[nn.Module, str]],
         entries: Mapping[nn.Module, str],
         batch_dim: int,
+        device: torch.device,
         head: Callable[[Tensor], Tensor],
     ) -> None:
         self.forward, self.watched, self.entries = forward, watched, entries
-        self.batch_dim, self.head = batch_dim, head
+        self.batch_dim, self.device, self.head = batch_dim, device, head
 
     @torch.no_grad()
     def trace(self, tokens: Tensor, given: Trace | None = None) -> Trace:
-        """Output of every block, ``[seq, width]`` fp32.
+        """Output of every block, ``[seq, width]`` fp32, on the CPU.
 
         Args:
             tokens: ``[1, seq]``.
@@ -98,15 +100,17 @@ class Model:
         with ExitStack() as stack:
             for module, source in self.entries.items():
                 if given is not None:
-                    stack.enter_context(_replaced_input(module, given[source].unsqueeze(self.batch_dim)))
+                    hidden = given[source].unsqueeze(self.batch_dim).to(self.device)
+                    stack.enter_context(_replaced_input(module, hidden))
             for block, (module, side) in self.watched.items():
                 stack.enter_context(_watched(module, side, partial(self._keep, seen, block)))
-            self.forward(tokens)
-        seen[LOGITS] = self.head(seen[NORM] if given is None else given[NORM]).float()
+            self.forward(tokens.to(self.device))
+        last = seen[NORM] if given is None else given[NORM]
+        seen[LOGITS] = self.head(last.to(self.device)).float().cpu()
         return seen
 
     def _keep(self, seen: Trace, block: str, hidden: Tensor) -> None:
-        seen[block] = hidden.select(self.batch_dim, 0).float().clone()
+        seen[block] = hidden.select(self.batch_dim, 0).to("cpu", torch.float32, copy=True)
 
 
 @contextmanager
@@ -157,12 +161,14 @@ def transformers_model(folder: Path) -> Model:
         },
         entries=entries | {whole.model.norm: list(watched)[-1]},
         batch_dim=0,
+        device=whole.device,
         head=whole.lm_head,
     )
 
 
 def megatron_model(weights: HFFolder | MegatronFolder) -> Model:
     """The model of a folder, in fp32, as Megatron computes it, in this process alone."""
+    from pretrain.device import local_device
     from pretrain.model import build_model, megatron_config
     from pretrain.ranks import join
     from pretrain.topology import Topology
@@ -181,6 +187,7 @@ def megatron_model(weights: HFFolder | MegatronFolder) -> Model:
         watched={EMBEDDING: (module.embedding, "output"), **watched, NORM: (norm, "output")},
         entries=entries | {norm: list(watched)[-1]},
         batch_dim=1,
+        device=local_device(),
         head=lambda hidden: F.linear(hidden, module.shared_embedding_or_output_weight()),
     )
 

@@ -90,6 +90,15 @@ def test_without_a_buffer_the_weight_gets_its_gradient() -> None:
     close(weight.grad, x.double().sum((0, 1)).expand(4, 16), 14)
 
 
+def test_what_needs_no_gradient_gets_none() -> None:
+    x, weight = torch.randn(7, 2, 16, requires_grad=True), torch.nn.Parameter(torch.randn(4, 16))
+    weight.main_grad = torch.zeros(4, 16)
+    weight.requires_grad_(False)
+    parallel_linear(x, weight, None, False, False, False).sum().backward()
+    close(x.grad, weight.double().sum(0).expand(7, 2, 16), 4)
+    assert not weight.main_grad.any()
+
+
 def test_fp16_is_summed_in_fp32_and_rounded_once() -> None:
     x, weight = torch.full((1, 4096), 1.0).half(), torch.full((2, 4096), 2.0**-13).half()
     assert onednn.linear(x, weight).tolist() == [
