@@ -1,7 +1,7 @@
 """Where figures of a run are shown while it trains: TensorBoard, Weights & Biases, trackio.
 
-``metrics.jsonl`` is the record; these are copies of it for looking at. What is asked for and is not installed,
-or whose own ``init`` fails (no login, say), ends an attempt before its first step.
+``metrics.jsonl`` is the record; these are copies of it for looking at. What is asked for and is not
+installed, or whose own ``init`` fails (no login, say), ends an attempt before its first step.
 """
 
 import importlib.util
