@@ -24,6 +24,8 @@ from prefect.client.schemas.filters import (
 from prefect.client.schemas.objects import StateType
 from prefect.states import Crashed
 
+from stemma.core.lifeline import started_at
+
 TERMINAL = "terminal"
 RUNNING = [StateType.RUNNING, StateType.PENDING]
 LABEL = "stemma.process"
@@ -31,7 +33,7 @@ LABEL = "stemma.process"
 
 def mark(flow_run: UUID) -> None:
     """Label a flow run with this process: host, process id, and when it started, since ids are used again."""
-    process = f"{socket.gethostname()}:{os.getpid()}:{psutil.Process().create_time():.2f}"
+    process = f"{socket.gethostname()}:{os.getpid()}:{started_at(psutil.Process()):.2f}"
     with get_client(sync_client=True) as client:
         client.update_flow_run_labels(flow_run, {LABEL: process})
 
@@ -42,7 +44,7 @@ def is_gone(process: str) -> bool:
     if host != socket.gethostname():
         return False
     try:
-        return f"{psutil.Process(int(pid)).create_time():.2f}" != started
+        return f"{started_at(psutil.Process(int(pid))):.2f}" != started
     except psutil.NoSuchProcess:
         return True
 

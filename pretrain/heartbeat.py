@@ -16,6 +16,8 @@ from pathlib import Path
 
 import psutil
 
+from stemma.core.lifeline import started_at
+
 DUMP_SIGNAL = signal.SIGUSR1
 TRAINING, DONE = "training", "done"
 START_SECONDS = 600.0
@@ -114,12 +116,6 @@ def read_beats(folder: Path) -> dict[int, Beat]:
             beat = Beat(**json.loads(path.read_bytes()))
             found[beat.rank] = beat
     return dict(sorted(found.items()))
-
-
-def started_at(process: psutil.Process) -> float:
-    """Seconds from the machine's start to the process's. The time of day moves when somebody sets the clock,
-    and a rank whose number went with it would be taken for dead."""
-    return round(process.create_time() - psutil.boot_time(), 2)
 
 
 def lives(process: psutil.Process) -> bool:

@@ -1,9 +1,11 @@
-"""Nothing outlives the process that started it: the kernel kills a child when its parent is gone."""
+"""Whose process lives, and nothing that outlives who started it: the kernel kills a child with its parent."""
 
 import ctypes
 import os
 import signal
 import sys
+
+import psutil  # type: ignore[import-untyped]
 
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
@@ -23,3 +25,12 @@ def die_with(parent: int) -> None:
         raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG) failed")
     if os.getppid() != parent:
         os._exit(1)  # not sys.exit: a hook after a fork may not raise
+
+
+def started_at(process: psutil.Process) -> float:
+    """Seconds from the machine's start to the process's: with its number, which is used again, who it is.
+
+    ``create_time()`` alone moves when somebody sets the clock, and whoever lives would be taken for dead.
+    """
+    seconds: float = process.create_time() - psutil.boot_time()
+    return round(seconds, 2)
