@@ -92,7 +92,6 @@ class Engine:
         self.tensor_size = parallel_state.get_tensor_model_parallel_world_size()
         self.context_group = parallel_state.get_context_parallel_group()
         self.pipeline_size = parallel_state.get_pipeline_model_parallel_world_size()
-        self.is_first_stage = parallel_state.is_pipeline_first_stage()
         self.is_last_stage = parallel_state.is_pipeline_last_stage()
 
     @classmethod

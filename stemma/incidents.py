@@ -58,10 +58,8 @@ def incidents(artifacts: Mapping[str, Artifact], working: Mapping[str, Path]) ->
 
 def _lines(folder: Path) -> Iterator[Mapping[str, Any]]:
     """Those written down, and those a stage went back from and has not come to again."""
-    written = []
-    if (folder / "incidents.jsonl").exists():
-        written = list(read_jsonl(folder / "incidents.jsonl"))
-        yield from written
+    written = list(read_jsonl(folder / "incidents.jsonl"))
+    yield from written
     rewinds = folder / SCRATCH / "rewinds.json"
     if rewinds.exists():
         for record in read_json(rewinds)["records"]:

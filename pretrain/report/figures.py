@@ -1,13 +1,12 @@
 """The figures of a run's training stages, read from what they leave: also from stages that still train."""
 
-import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from stemma.core.artifact import Artifact
-from stemma.core.files import read_json
+from stemma.core.files import read_json, read_jsonl
 
 METRICS = "metrics.jsonl"
 BITS = "bits_per_byte/"  # of a domain
@@ -79,10 +78,10 @@ def _stage(name: str, folder: Path, sealed: bool, summary: Mapping[str, Any]) ->
         name=name,
         folder=folder.name,
         sealed=sealed,
-        metrics=list(_lines(folder / METRICS)),
-        monitors=list(_lines(folder / "monitors.jsonl")),
-        incidents=list(_lines(folder / "incidents.jsonl")),
-        checkpoints=list(_lines(folder / "checkpoints.jsonl")),
+        metrics=list(read_jsonl(folder / METRICS)),
+        monitors=list(read_jsonl(folder / "monitors.jsonl")),
+        incidents=list(read_jsonl(folder / "incidents.jsonl")),
+        checkpoints=list(read_jsonl(folder / "checkpoints.jsonl")),
         bits={
             domain: (before, evaluation["after"][domain])
             for domain, before in evaluation["before"].items()
@@ -90,12 +89,3 @@ def _stage(name: str, folder: Path, sealed: bool, summary: Mapping[str, Any]) ->
         },
         summary=summary,
     )
-
-
-def _lines(path: Path) -> Iterator[dict[str, Any]]:
-    """The whole lines of a file that another process may be appending to."""
-    if path.exists():
-        with open(path, "rb") as handle:
-            for line in handle:
-                if line.endswith(b"\n"):
-                    yield json.loads(line)

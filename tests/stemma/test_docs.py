@@ -45,6 +45,14 @@ def test_every_profile_part_of_the_tokenizer_guide_loads() -> None:
     assert len(parts) >= 4
 
 
+def test_every_profile_part_of_the_training_guide_loads() -> None:
+    nano = yaml.safe_load(profile_path("nano").read_text())
+    parts = re.findall(r"```yaml\n(.*?)```", (ROOT / "docs" / "training.md").read_text(), re.DOTALL)
+    profiles = [Profile.model_validate(merged(nano, yaml.safe_load(part))) for part in parts]
+    assert any(profile.training.general.optimizer.name == "muon" for profile in profiles)
+    assert len(parts) >= 5
+
+
 def commands(page: Path) -> list[str]:
     blocks = "\n".join(re.findall(r"```\w*\n(.*?)```", page.read_text(), re.DOTALL))
     found = re.findall(r"^\s*(stemma .*?)(?:\s{2,}|\s#|$)", blocks, re.MULTILINE)
