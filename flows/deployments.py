@@ -9,7 +9,7 @@ from prefect.client.schemas.actions import WorkPoolCreate
 from prefect.deployments.runner import EntrypointType, RunnerDeployment
 from prefect.exceptions import ObjectAlreadyExists
 
-from flows.chain import pipeline
+from flows.stages import pipeline
 from stemma.core.errors import ProfileError
 from stemma.profile import load_profile, profile_names
 

@@ -58,8 +58,9 @@ def _run(walk: "Run", last: str, url: str) -> None:
     from prefect import tags
     from prefect.settings import PREFECT_API_URL, PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
 
-    from flows.chain import given_walk, pipeline
     from flows.orphans import TERMINAL, bury
+    from flows.request import given_walk
+    from flows.stages import pipeline
 
     # The heartbeat's thread takes a second to join, and nobody listens to it here.
     with temporary_settings({PREFECT_API_URL: url, PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}):

@@ -18,6 +18,7 @@ from stemma.core.files import read_json, write_json
 from stemma.core.progress import Listener, Progress
 from stemma.core.stage import Stage, execute
 from stemma.edits import EDITS_FILE, load_edits, with_edits
+from stemma.groups import members, needed
 from stemma.profile import TRAINING_STAGES, Profile
 
 RUN_RECORD = "run.json"
@@ -222,18 +223,25 @@ class Run:
         if (self.folder / RUN_RECORD).exists():
             self.record = read_json(self.folder / RUN_RECORD)
 
-    def order(self, stop_after: str = "") -> list[str]:
-        """Node names in the order they are made, up to and including ``stop_after``.
+    def order(self, stop_after: str = "", group: str = "") -> list[str]:
+        """Node names in the order they are made.
+
+        Args:
+            stop_after: the last node to make; all by default.
+            group: only the nodes of this stage group (``stemma.groups``) and what they are made from.
 
         Raises:
-            StemmaError: no such node.
+            StemmaError: no such node or group, or the node is no part of the group.
         """
         names = list(self.nodes)
-        if not stop_after:
-            return names
-        if stop_after not in self.nodes:
+        if stop_after and stop_after not in names:
             raise StemmaError(f"there is no stage {stop_after!r}; stages are: {', '.join(names)}")
-        return names[: names.index(stop_after) + 1]
+        if group:
+            wanted = needed(members(group, names), self.nodes)
+            names = [name for name in names if name in wanted]
+        if stop_after and stop_after not in names:
+            raise StemmaError(f"{group} does not need {stop_after!r}; it makes: {', '.join(names)}")
+        return names[: names.index(stop_after) + 1] if stop_after else names
 
     def stage(self, name: str) -> Stage:
         """The stage object of a node whose inputs have been made."""

@@ -9,4 +9,5 @@ from flows.chain import follow
 @flow(name="toy")
 def toy(root: str, second: str = "second") -> None:
     """Three nodes."""
-    follow(make_run(root, second=second), "")
+    walk = make_run(root, second=second)
+    follow(walk, walk.order())

@@ -1,0 +1,62 @@
+"""What a flow run was asked for, and how it is carried out: the same for every flow of this room."""
+
+from collections.abc import Sequence
+from contextvars import ContextVar
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from prefect import runtime
+from prefect.states import Cancelled, State
+
+from flows.chain import follow
+from flows.orphans import mark
+from stemma.core.artifact import Store
+from stemma.core.errors import Preempted
+from stemma.pipeline import Run
+from stemma.profile import load_profile
+
+# A walk made by the caller (the demo in a terminal), followed instead of one built from the parameters.
+given_walk: ContextVar[Run | None] = ContextVar("given_walk", default=None)
+
+
+@dataclass(frozen=True)
+class Request:
+    """Attributes:
+    profile: name or path of a profile.
+    overrides: changes to it, ``path.to.field=value``.
+    root: folder of runs, on the worker's machine.
+    run: the run's name; the profile's by default.
+    group: a stage group; the whole chain by default.
+    stop_after: the last node to make.
+    """
+
+    profile: str
+    overrides: Sequence[str] = ()
+    root: str = "runs"
+    run: str = ""
+    group: str = ""
+    stop_after: str = ""
+
+    def walk(self) -> Run:
+        """The run that is asked for, or the one the caller made."""
+        return given_walk.get() or Run(
+            load_profile(self.profile, self.overrides), Store(Path(self.root)), self.run
+        )
+
+
+def carry_out(request: Request) -> State[Any] | None:
+    """Make what is asked for, node by node, in the flow run that calls this.
+
+    Returns:
+        A state that is neither completed nor failed, for the flow to return; None if all is made.
+    """
+    walk = request.walk()
+    if given_walk.get() is not None:
+        mark(runtime.flow_run.id)
+    try:
+        follow(walk, walk.order(request.stop_after, request.group))
+    except Preempted as stopped:
+        # Asked to stop and left a checkpoint: not a failure. "Retry" or the same command continues.
+        return Cancelled(message=str(stopped), data=stopped)
+    return None
