@@ -3,6 +3,9 @@
 import os
 from pathlib import Path
 
+from flows.access import remember
+
+RUNS_VARIABLE = "STEMMA_RUNS"  # the folder of runs, for the server: it shows their reports
 HOME_FOLDER = "prefect"  # below the folder of runs: the demo's history is what the UI shows
 PROJECT = Path(__file__).resolve().parent.parent
 
@@ -28,6 +31,8 @@ def prepare(root: Path) -> Path:
             os.environ[name] = value
         else:
             os.environ.setdefault(name, value)
+    os.environ[RUNS_VARIABLE] = str(root.absolute())
     home = Path(os.environ["PREFECT_HOME"])
     home.mkdir(parents=True, exist_ok=True)
+    remember(home)
     return home

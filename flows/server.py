@@ -1,4 +1,4 @@
-"""A Prefect server of our own: on the loopback, on SQLite, silent, and gone when we are gone.
+"""A Prefect server of our own: on the loopback and SQLite by default, silent, and gone when we are gone.
 
 Prefect would start a temporary server by itself, but one that shares our Ctrl-C (so the run's last words find
 nobody and end in tracebacks) and that outlives us when we are killed.
@@ -16,7 +16,16 @@ import urllib.request
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from stemma.core.errors import StemmaError
+from flows.access import (
+    DATABASE,
+    SERVER_AUTH,
+    SERVER_SECRETS,
+    ServerError,
+    check_host,
+    credentials,
+    database_url,
+    local_address,
+)
 from stemma.core.files import write_json
 
 START_SECONDS = 120.0  # a cold disk and two busy cores; a few seconds is usual
@@ -25,22 +34,27 @@ HOST = "127.0.0.1"
 RECORD = "stemma-server.json"
 
 
-class ServerError(StemmaError):
-    """The Prefect server cannot be started or reached."""
-
-
 def start_child(
-    module: str, arguments: list[str], log: Path, environment: Mapping[str, str]
+    module: str, arguments: list[str], log: Path, environment: Mapping[str, str], trusted: bool = False
 ) -> "subprocess.Popen[bytes]":
-    """Start ``python -m module`` in a session of its own, tied to this process, output to a file."""
+    """Start ``python -m module`` in a session of its own, tied to this process, output to a file.
+
+    Args:
+        module: what to run.
+        arguments: for it; no secrets, since everybody can read them.
+        log: takes its output.
+        environment: on top of this process's own.
+        trusted: it may know what only the server needs (``SERVER_SECRETS``).
+    """
     log.parent.mkdir(parents=True, exist_ok=True)
+    inherited = {name: value for name, value in os.environ.items() if trusted or name not in SERVER_SECRETS}
     with open(log, "ab") as output:
         return subprocess.Popen(
             [sys.executable, "-m", "flows.child", str(os.getpid()), module, *arguments],
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
-            env={**os.environ, **environment},
+            env={**inherited, **environment},
             start_new_session=True,
         )
 
@@ -55,12 +69,13 @@ def stop_child(child: "subprocess.Popen[bytes]", seconds: float = STOP_SECONDS) 
         child.wait()
 
 
-def is_free(port: int) -> bool:
-    """Whether nobody listens on a port of the loopback."""
-    with contextlib.closing(socket.socket()) as probe:
+def is_free(port: int, host: str = HOST) -> bool:
+    """Whether this process could listen on a port of an address of this machine."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with contextlib.closing(socket.socket(family)) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            probe.bind((HOST, port))
+            probe.bind((host, port))
         except OSError:
             return False
         return True
@@ -92,40 +107,39 @@ def running(home: Path) -> str:
 
 
 @contextlib.contextmanager
-def serving(home: Path, port: int = 0, ui: bool = False) -> Iterator[str]:
-    """Run a server on a home folder while the context lasts; yields its API's URL.
+def serving(
+    home: Path, port: int = 0, ui: bool = False, host: str = HOST, database: str = ""
+) -> Iterator[str]:
+    """Run a server on a home folder while the context lasts; yields its API's URL as this machine reaches it.
 
     Args:
         home: Prefect's home folder; holds the database and ``server.log``.
         port: 0 takes any free one.
         ui: serve the UI and run the scheduler; without, only what recording a run needs.
+        host: the address to listen on.
+        database: of PostgreSQL, without a password; by default what the environment says, else SQLite.
 
     Raises:
-        ServerError: the port is taken, or the server did not start; holds the end of its log.
+        ServerError: the port is taken, other machines could come in without a password, or the server did not
+            start; holds the end of its log.
     """
-    if port and not is_free(port):
+    given = credentials(home)
+    check_host(host, given)
+    if port and not is_free(port, host):
         raise ServerError(
-            f"port {port} of {HOST} is taken. Stop what listens there, or choose another with --port."
+            f"port {port} of {host} is taken. Stop what listens there, or choose another with --port."
         )
     port = port or free_port()
-    url = f"http://{HOST}:{port}/api"
-    environment = {"PREFECT_API_URL": url, "PREFECT__SERVER_FINAL": "1", "PREFECT_UI_ENABLED": str(int(ui))}
-    if not ui:
-        # Registering every block type takes half of the start, and a run needs none.
-        environment |= {"PREFECT__SERVER_EPHEMERAL": "1", "PREFECT_SERVER_REGISTER_BLOCKS_ON_START": "false"}
-    factory = ["--factory", "prefect.server.api.server:create_app", "--lifespan", "on"]
-    address = [
-        "--host",
-        HOST,
-        "--port",
-        str(port),
-        "--log-level",
-        "error",
-        "--timeout-graceful-shutdown",
-        "3",
-    ]
+    url = f"http://{local_address(host)}:{port}/api"
+    arguments = ["--factory", "flows.app:create", "--lifespan", "on", "--host", host, "--port", str(port)]
+    arguments += ["--log-level", "error", "--timeout-graceful-shutdown", "3"]
+    environment = settings(url, ui)
+    if given:
+        environment[SERVER_AUTH] = given
+    if database:
+        environment[DATABASE] = database_url(database)
     log = home / "server.log"
-    child = start_child("uvicorn", [*factory, *address], log, environment)
+    child = start_child("uvicorn", arguments, log, environment, trusted=True)
     try:
         _wait(child, url, log)
         if ui:
@@ -135,6 +149,28 @@ def serving(home: Path, port: int = 0, ui: bool = False) -> Iterator[str]:
         if ui:
             (home / RECORD).unlink(missing_ok=True)
         stop_child(child)
+
+
+def settings(url: str, ui: bool) -> dict[str, str]:
+    """The environment of a server at ``url``."""
+    preferred = {
+        # Pages ask the address they came from: that of a tunnel or of a proxy, too.
+        "PREFECT_UI_API_URL": "/api",
+        # No other site's pages may read our answers. (An empty list would mean Prefect's default: all may.)
+        "PREFECT_SERVER_CORS_ALLOWED_ORIGINS": url.removesuffix("/api"),
+        # SQLite has one writer; who waits for it longer than this fails with "database is locked".
+        "PREFECT_SERVER_DATABASE_TIMEOUT": "60",
+    }
+    chosen = {
+        "PREFECT_API_URL": url,
+        "PREFECT__SERVER_FINAL": "1",
+        "PREFECT_UI_ENABLED": str(int(ui)),
+        **{name: os.environ.get(name, value) for name, value in preferred.items()},
+    }
+    if not ui:
+        # Registering every block type takes half of the start, and a run needs none.
+        chosen |= {"PREFECT__SERVER_EPHEMERAL": "1", "PREFECT_SERVER_REGISTER_BLOCKS_ON_START": "false"}
+    return chosen
 
 
 def _wait(child: "subprocess.Popen[bytes]", url: str, log: Path) -> None:

@@ -9,8 +9,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
 
-from flows.environment import prepare
-from flows.server import ServerError, running, serving, start_child, stop_child
+from flows.access import AUTH_FILE, credentials
+from flows.environment import HOME_FOLDER, prepare
+from flows.server import HOST, ServerError, running, serving, start_child, stop_child
 
 WORKER_STOP_SECONDS = 60.0  # a training stage writes a checkpoint before it goes
 
@@ -20,24 +21,32 @@ def serve(
     port: int = 4200,
     say: Callable[[str], None] = print,
     stop: threading.Event | None = None,
+    host: str = HOST,
+    database: str = "",
+    auth: bool = False,
 ) -> None:
-    """Serve the UI on the loopback and run what it asks for, until Ctrl-C or SIGTERM.
+    """Serve the UI and run what it asks for, until Ctrl-C or SIGTERM.
 
     Args:
         root: the folder of runs; its ``prefect`` folder holds the history, which the demo writes too.
         port: port of the server.
         say: receives the lines for the person who started it.
         stop: ends it when set, for callers that are no terminal.
+        host: address to listen on; other machines are let in only where there is a password.
+        database: ``postgresql://user@host/name``; SQLite by default.
+        auth: ask for a password; one is made up if there is none yet.
 
     Raises:
         ServerError: the port is taken, a UI already runs on this folder, or a process did not start.
     """
+    if auth:
+        credentials(Path(os.environ.get("PREFECT_HOME") or root.absolute() / HOME_FOLDER), make=True)
     home = prepare(root)
     if url := running(home):
         raise ServerError(f"a UI already runs on {home}: open {_page(url)}, or stop it first")
     stop = stop or threading.Event()
     say("starting the server (a few seconds)")
-    with serving(home, port, ui=True) as url, _until_signal(stop):
+    with serving(home, port, True, host, database) as url, _until_signal(stop):
         from prefect.settings import PREFECT_API_URL, temporary_settings
 
         with temporary_settings({PREFECT_API_URL: url}):
@@ -48,6 +57,8 @@ def serve(
             names = register(root, say)
             with _worker(POOL, home, url) as worker:
                 say(f"open {_page(url)} to start, watch and resume runs")
+                if (home / AUTH_FILE).exists():
+                    say(f"user and password: {home / AUTH_FILE}")
                 say(f"deployments: {', '.join(names)}; history and logs: {home}; Ctrl-C stops everything")
                 while not stop.wait(0.5):
                     if worker.poll() is not None:

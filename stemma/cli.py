@@ -87,12 +87,21 @@ def demo(
 @app.command()
 def ui(
     root: Root = Path("runs"),
-    port: Annotated[int, typer.Option(help="port of the server, on 127.0.0.1")] = 4200,
+    port: Annotated[int, typer.Option(help="port of the server")] = 4200,
+    host: Annotated[
+        str, typer.Option(help="address to listen on; others than the loopback want a password")
+    ] = "127.0.0.1",
+    database: Annotated[
+        str, typer.Option(help="postgresql://user@host:port/name, without the password; SQLite by default")
+    ] = "",
+    auth: Annotated[
+        bool, typer.Option("--auth", help="ask for a password, made up in ROOT/prefect/auth if there is none")
+    ] = False,
 ) -> None:
     """Start the Prefect server and a worker, with every profile registered as a deployment."""
     from flows.ui import serve
 
-    serve(root, port)
+    serve(root, port, host=host, database=database, auth=auth)
 
 
 @app.command()
