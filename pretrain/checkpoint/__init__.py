@@ -13,10 +13,9 @@ Layout of one checkpoint::
 
 A save copies the state (``state``), and a thread of its own writes it into a hidden neighbour, flushes every
 file to disk, hashes it and renames (``saver``). A load reads every file first and compares it with the
-manifest. Tensors' index (``state/.metadata``) is a pickle that torch reads as such; it is only opened once
-its SHA-256 fits the manifest, so a checkpoint deserves the trust that the folder it lies in does.
+manifest; what it holds of pickles can run no program (``pickles``).
 
-``folder``, ``chain`` and ``retention`` know files only, and import neither torch nor Megatron.
+``folder``, ``pickles``, ``chain`` and ``retention`` know files only, and import neither torch nor Megatron.
 """
 
 from pretrain.checkpoint.folder import list_checkpoints, step_folder, step_of, verify

@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from pretrain.checkpoint.pickles import check_index
 from stemma.core.config import differences
 from stemma.core.errors import DamagedError, StemmaError
 from stemma.core.files import read_json, sha256_file, sync_folder, write_json
@@ -59,10 +60,10 @@ def entries_of(folder: Path, paths: Iterable[Path]) -> Entries:
 
 
 def verify(folder: Path) -> None:
-    """Compare every file of a checkpoint with its manifest.
+    """Compare every file of a checkpoint with its manifest, and see that its pickles are harmless.
 
     Raises:
-        DamagedError: names each file that is missing or altered.
+        DamagedError: names each file that is missing or altered, or whose opening could run a program.
     """
     if not (folder / MANIFEST).is_file():
         raise DamagedError(f"{folder} is not a whole checkpoint: it has no {MANIFEST}")
@@ -80,6 +81,7 @@ def verify(folder: Path) -> None:
     if problems:
         listed = "\n".join(f"  {problem}" for problem in problems)
         raise DamagedError(f"{folder} is damaged; it is refused and was left as it is:\n{listed}")
+    check_index(folder / STATE)
 
 
 def check_model(folder: Path, model: dict[str, Any]) -> None:

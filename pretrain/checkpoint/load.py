@@ -9,6 +9,7 @@ import torch.distributed as dist
 
 from pretrain import device, precision
 from pretrain.checkpoint import folder as files
+from pretrain.checkpoint import pickles
 from pretrain.checkpoint.crossing import ask_for_the_other, from_the_other
 from pretrain.checkpoint.state import RESHARDABLE, has_moments, kind, restore_random
 from pretrain.config import ModelConfig
@@ -72,7 +73,8 @@ def load(
             )
             if other:
                 ask_for_the_other(sharded["optimizer"], optimizer)
-        loaded = dist_checkpointing.load(sharded, str(folder / files.STATE))
+        with pickles.weights_only(folder / files.STATE):
+            loaded = dist_checkpointing.load(sharded, str(folder / files.STATE))
         module.load_state_dict(loaded["model"])
         if with_moments:
             moments = loaded["optimizer"]
