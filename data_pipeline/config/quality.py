@@ -28,7 +28,9 @@ class EndpointConfig(Config):
         0.2, description="the stage fails if a larger share of the documents stays without a valid answer"
     )
     base_url: str = execution_field(
-        "http://127.0.0.1:8080/v1", pattern=r"^https?://", description="URL up to and including /v1"
+        "http://127.0.0.1:8080/v1",
+        pattern=r"^https?://[^/@]+(/.*)?$",  # a password in it would be shown wherever the profile is
+        description="URL up to and including /v1, without user and password",
     )
     api_key_env: str = execution_field(
         "", description="environment variable that holds the API key; empty = no key is sent"

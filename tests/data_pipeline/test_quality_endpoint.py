@@ -267,6 +267,14 @@ def test_the_api_key_comes_from_the_environment(server, tmp_path, monkeypatch):
     assert "secret" not in (tmp_path / "log").read_text()
 
 
+@pytest.mark.parametrize(
+    "url", ["http://me:secret@host/v1", "https://secret@host", "ftp://host/v1", "http:///v1"]
+)
+def test_a_url_with_a_password_is_refused(url):
+    with pytest.raises(ValueError, match="base_url"):
+        EndpointConfig(model="m", documents=1, base_url=url)
+
+
 def test_parse_takes_what_the_schema_allows_and_says_what_it_does_not():
     assert parse(GOOD, TAXONOMY) == ("food", TAXONOMY.highest)
     with pytest.raises(BadAnswer, match=r"depth: None is not an integer in 0\.\.3"):
