@@ -1,44 +1,44 @@
-"""Deployments: the flow ``pipeline`` with each profile, to be started from the UI's form or by a schedule."""
+"""Deployments: every flow with every profile, to be started from the UI's form or by a schedule."""
 
 import contextlib
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+from prefect import Flow
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.actions import WorkPoolCreate
 from prefect.deployments.runner import EntrypointType, RunnerDeployment
 from prefect.exceptions import ObjectAlreadyExists
 
-from flows.stages import pipeline
+from flows.forms import Written, read_profile, schema
+from flows.stages import FLOWS
 from stemma.core.errors import ProfileError
-from stemma.profile import load_profile, profile_names
+from stemma.profile import profile_names
 
 POOL = "stemma"
 
 
-def deployment(profile: str, root: Path) -> RunnerDeployment:
-    """The deployment ``pipeline/<profile>``; its form is filled in with this profile and this root.
-
-    Raises:
-        ProfileError: the profile cannot be used.
-    """
-    return pipeline.to_deployment(
-        name=profile,
-        description=load_profile(profile).description,
-        parameters={"profile": profile, "root": str(root.absolute())},
+def deployment(flow: "Flow[..., Any]", written: Written, root: Path) -> RunnerDeployment:
+    """A flow with a profile; its form is filled in with this profile and this root."""
+    made = flow.to_deployment(
+        name=written.profile.name,
+        description=f"{flow.description}\n\nProfile {written.name}: {written.profile.description}",
+        parameters={"profile": written.name, "root": str(root.absolute())},
         work_pool_name=POOL,
         # Paths of profiles are relative to where the UI was started; modules are found through PYTHONPATH.
         job_variables={"working_dir": str(Path.cwd())},
         entrypoint_type=EntrypointType.MODULE_PATH,
-        tags=["stemma"],
+        tags=[written.profile.name, flow.name],
     )
+    made._parameter_openapi_schema = schema(flow.name, written, root)
+    return made
 
 
 def register(root: Path, say: Callable[[str], None]) -> list[str]:
-    """Create or update the process work pool and one deployment per profile; returns their full names.
+    """Create or update the process work pool and one deployment per flow and profile; returns their names.
 
-    One run at a time: stages use every core, and two runs of the same profile would wait for each other
-    anyway. A profile that cannot be used is named and left out; the others are none the worse for it.
+    A profile that cannot be used is named and left out; the others are none the worse for it.
     """
     # A pool that is there is kept as it is: its limit may have been changed in the UI.
     with get_client(sync_client=True) as client, contextlib.suppress(ObjectAlreadyExists):
@@ -46,9 +46,11 @@ def register(root: Path, say: Callable[[str], None]) -> list[str]:
     names = []
     for profile in profile_names():
         try:
-            deployment(profile, root).apply()
+            written = read_profile(profile)
         except ProfileError as error:
             say(f"no deployment for {error}")
-        else:
-            names.append(f"{pipeline.name}/{profile}")
+            continue
+        for flow in FLOWS:
+            deployment(flow, written, root).apply()
+            names.append(f"{flow.name}/{profile}")
     return names

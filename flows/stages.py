@@ -1,45 +1,50 @@
 """The flows that people start: the whole chain, and each stage group on its own.
 
 Prefect shows, schedules and restarts; what is made and what is already there is decided by the artifacts
-alone. So no task is cached or retried by Prefect, and running a flow again, by whatever button, resumes.
+alone. So no task is cached by Prefect, and running a flow again, by whatever button, resumes.
 """
 
-from typing import Annotated, Any
+from pathlib import Path
+from typing import Any
 
-from prefect import flow
+from prefect import Flow, flow, runtime
 from prefect.states import State
-from pydantic import Field
 
-from flows.request import Request, carry_out
-from stemma.pipeline import nodes
-from stemma.profile import profile_names
-
-LAST = nodes()[-1].name
-
-# Choices for the form; what the fields mean is in the docstring of ``pipeline``, where Prefect reads it.
-ProfileName = Annotated[str, Field(json_schema_extra={"enum": profile_names()})]
-StageName = Annotated[str, Field(json_schema_extra={"enum": [node.name for node in nodes()]})]
+from flows.forms import WHOLE, request, signature
+from flows.request import carry_out
+from stemma.groups import GROUPS
 
 
-@flow(
-    name="pipeline",
-    description="From the corpus over training, SFT and RL to an exported model. Run again, it continues.",
-    flow_run_name="{profile}",
-    retries=0,
-    persist_result=False,
-)
-def pipeline(
-    profile: ProfileName = "nano",
-    stop_after: StageName = LAST,
-    overrides: list[str] = [],  # noqa: B006 (Prefect reads the default into the form)
-    root: str = "runs",
-) -> State[Any] | None:
-    """Make what a profile describes, stage by stage; what is there already is verified and kept.
+def _run_name() -> str:
+    """What the UI calls a flow run: the run's name, which is the profile's unless another was given."""
+    given = runtime.flow_run.parameters
+    return str(given.get("run") or Path(str(given["profile"])).stem)
 
-    Args:
-        profile: What to make: a profile in configs/.
-        stop_after: The last stage to make; those before it are made or verified first.
-        overrides: Changes to the profile, one per line, such as sft.steps=100.
-        root: Folder of runs, artifacts and downloads, on the worker's machine.
-    """
-    return carry_out(Request(profile, tuple(overrides), root, stop_after=stop_after))
+
+def _flow(name: str, title: str) -> "Flow[..., State[Any] | None]":
+    """A flow that makes a stage group, with what its form asks for as parameters."""
+
+    def make(**given: Any) -> State[Any] | None:
+        return carry_out(request(name, given))
+
+    make.__name__ = make.__qualname__ = name
+    make.__doc__ = f"{title[0].upper()}{title[1:]}. What is there already is verified and kept."
+    make.__signature__ = signature(name)  # type: ignore[attr-defined]
+    return flow(
+        name=name, description=make.__doc__, flow_run_name=_run_name, retries=0, persist_result=False
+    )(make)
+
+
+# One name per flow: workers find them as ``flows.stages.<name>``.
+pipeline = _flow(WHOLE, "from the corpus over training, SFT and RL to an exported model")
+data = _flow("data", GROUPS["data"].title)
+tokenizer = _flow("tokenizer", GROUPS["tokenizer"].title)
+trajectories = _flow("trajectories", GROUPS["trajectories"].title)
+pretrain = _flow("pretrain", GROUPS["pretrain"].title)
+midtrain = _flow("midtrain", GROUPS["midtrain"].title)
+sft = _flow("sft", GROUPS["sft"].title)
+rl = _flow("rl", GROUPS["rl"].title)
+evaluate = _flow("evaluate", GROUPS["evaluate"].title)
+export = _flow("export", GROUPS["export"].title)
+
+FLOWS = (pipeline, data, tokenizer, trajectories, pretrain, midtrain, sft, rl, evaluate, export)

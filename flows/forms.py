@@ -1,0 +1,308 @@
+"""The forms of the flows: what people change of a profile, as Pydantic models made from the profile's own.
+
+A form holds dotted paths of profile fields. Type, description, unit, choices and bounds of each come from the
+config model it belongs to, so the form says what the command line says and the same models check both. What a
+form does not hold goes into ``overrides``. A value that is the profile's changes nothing.
+"""
+
+import functools
+import inspect
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, get_args
+
+import yaml
+from prefect.utilities.callables import ParameterSchema
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, create_model
+from pydantic.fields import FieldInfo
+
+from flows.form_tables import FORMS, Item, Section
+from flows.request import Request
+from stemma.core.config import is_execution
+from stemma.core.errors import StemmaError
+from stemma.groups import members, needed
+from stemma.pipeline import nodes
+from stemma.profile import Profile, load_profile, load_yaml, profile_path
+
+WHOLE = "pipeline"  # the flow of the whole chain; every other one is named as its stage group
+
+
+@dataclass(frozen=True)
+class Shown:
+    """What the config models say of a profile's field.
+
+    Attributes:
+        type: what it holds, within its bounds.
+        description: for people.
+        nullable: None is a value of the field, not only "as in the profile".
+        execution: it does not change what is made, only how.
+    """
+
+    type: Any
+    description: str
+    nullable: bool
+    execution: bool
+
+
+@functools.cache
+def shown(path: str) -> Shown:
+    """Look up a field of the profile; a ``*`` in its path stands for every key of a mapping."""
+    kind: Any = Profile
+    execution = path.startswith("execution.")
+    info = FieldInfo()
+    for key in path.split("."):
+        if key == "*":
+            kind = get_args(kind)[1]
+            continue
+        execution = execution or is_execution(kind, key)
+        info = kind.model_fields[key]
+        kind = info.annotation
+    nullable = type(None) in get_args(kind)
+    if info.metadata:
+        kind = Annotated[kind, *info.metadata]
+    return Shown(dict[str, kind] if "*" in path else kind, info.description or "", nullable, execution)
+
+
+def group_nodes(flow: str, imported: bool = False) -> list[str]:
+    """The nodes a flow makes, in order.
+
+    Args:
+        flow: ``pipeline`` or a stage group.
+        imported: the profile starts from a model of elsewhere.
+    """
+    chain = {node.name: node for node in nodes(imported)}
+    if flow == WHOLE:
+        return list(chain)
+    wanted = needed(members(flow, list(chain)), chain)
+    return [name for name in chain if name in wanted]
+
+
+def _section(section: Section, values: Mapping[str, Any] | None) -> type[BaseModel]:
+    """A section's model: with a profile's values as defaults, or with every field open."""
+    fields: dict[str, Any] = {}
+    for item in section.items:
+        field = shown(item.path)
+        describe = {
+            "title": item.title,
+            "description": f"{field.description or item.title} [{item.path}]",
+        }
+        if values is None:
+            fields[item.name] = (field.type | None, Field(None, **describe))
+        else:
+            fields[item.name] = (field.type, Field(values[item.path], **describe))
+    made: type[BaseModel] = create_model(
+        section.title, __config__=ConfigDict(extra="forbid", title=section.title), **fields
+    )
+    return made
+
+
+def _common(order: list[str] | None = None, root: str = "runs") -> dict[str, Any]:
+    """The parameters that every flow of the chain has, in the order of the form.
+
+    Args:
+        order: the nodes there are to choose from, if a profile says so.
+        root: folder of runs.
+    """
+    choices = Field(order[-1], json_schema_extra={"enum": order}) if order else Field("")
+    return {
+        "overrides": (
+            list[str],
+            Field(
+                [],
+                title="Overrides",
+                description="Other changes to the profile, one per line, such as sft.steps=100.",
+            ),
+        ),
+        "stop_after": (
+            Annotated[
+                str,
+                Field(
+                    title="Stop after",
+                    description="The last stage to make; those before it are made or verified first.",
+                ),
+            ],
+            choices,
+        ),
+        "run": (
+            str,
+            Field("", title="Run", description="Name of the run and its folder. Empty: the profile's name."),
+        ),
+        "root": (
+            str,
+            Field(
+                root,
+                title="Root",
+                description="Folder of runs, artifacts and downloads, on the worker's machine.",
+            ),
+        ),
+    }
+
+
+@functools.cache
+def open_form(flow: str) -> type[BaseModel]:
+    """What a flow takes: every section and field may be left out, which means "as in the profile"."""
+    fields: dict[str, Any] = {"profile": (str, "nano")}
+    for section in FORMS[flow]:
+        fields[section.name] = (_section(section, None) | None, None)
+    return create_model("Parameters", **fields, **_common())
+
+
+def signature(flow: str) -> inspect.Signature:
+    """The flow function's signature, from which Prefect checks what a run is given."""
+    return inspect.Signature(
+        [
+            inspect.Parameter(
+                name,
+                inspect.Parameter.KEYWORD_ONLY,
+                default=field.get_default(call_default_factory=True),
+                annotation=field.annotation,
+            )
+            for name, field in open_form(flow).model_fields.items()
+        ]
+    )
+
+
+@dataclass(frozen=True)
+class Written:
+    """A profile as a form shows it.
+
+    Attributes:
+        name: as it was given: a name or a path.
+        tree: what the file says.
+        profile: what that means.
+    """
+
+    name: str
+    tree: dict[str, Any]
+    profile: Profile
+
+    def value(self, path: str) -> Any:
+        """A field's value; a null that is filled in from the stage before stays null, as it is written."""
+        keys = path.split(".")
+        return None if _read(self.tree, keys) is None else _read(self.profile, keys)
+
+
+def read_profile(name: str) -> Written:
+    """Load a profile for a form.
+
+    Raises:
+        ProfileError: it cannot be used.
+    """
+    profile = load_profile(name)
+    return Written(name, load_yaml(profile_path(name)), profile)
+
+
+def schema(flow: str, written: Written, root: Path) -> ParameterSchema:
+    """The form of a deployment: what the UI shows, filled in with a profile's values.
+
+    Args:
+        flow: whose form it is.
+        written: the profile.
+        root: the folder of runs.
+    """
+    described = Field(
+        written.name,
+        title="Profile",
+        description=written.profile.description or "What to make.",
+        json_schema_extra={"enum": [written.name]},
+    )
+    fields: dict[str, Any] = {"profile": (str, described)}
+    for section in FORMS[flow]:
+        values = {item.path: written.value(item.path) for item in section.items}
+        model = _section(section, values)
+        fields[section.name] = (model, Field(model(), title=section.title, description=section.text))
+    order = group_nodes(flow, written.profile.init_from is not None)
+    fields |= _common(order, str(root.absolute()))
+    form = create_model("Parameters", **fields)
+    made = form.model_json_schema(ref_template="#/definitions/{model}")
+    made["definitions"] = made.pop("$defs", {})
+    for position, name in enumerate(fields):
+        made["properties"][name]["position"] = position
+    return ParameterSchema(**made)
+
+
+def _read(here: Any, keys: list[str]) -> Any:
+    """A value in a tree of models and mappings; where the path ends early, whatever is not None."""
+    for at, key in enumerate(keys):
+        if key == "*":
+            return {name: _read(item, keys[at + 1 :]) for name, item in here.items()}
+        if isinstance(here, BaseModel):
+            here = getattr(here, key)
+        elif isinstance(here, Mapping) and key in here:
+            here = here[key]
+        else:
+            return ...
+    return here
+
+
+def changes(flow: str, profile: str, given: Mapping[str, BaseModel | None]) -> list[str]:
+    """What a filled-in form changes of a profile, as overrides.
+
+    Args:
+        flow: whose form it is.
+        profile: name or path.
+        given: the form's sections; None and fields that were not filled in leave the profile as it is.
+
+    Raises:
+        ProfileError: the profile cannot be used.
+    """
+    filled = {name: section for name, section in given.items() if section and section.model_fields_set}
+    if not filled:
+        return []
+    written = read_profile(profile)
+    made: list[str] = []
+    for section in FORMS[flow]:
+        answers = filled.get(section.name)
+        for item in section.items:
+            if answers is None or item.name not in answers.model_fields_set:
+                continue
+            value = getattr(answers, item.name)
+            if value is None and not shown(item.path).nullable:
+                continue
+            made += _override(item, value, written.value(item.path))
+    return made
+
+
+def _override(item: Item, value: Any, before: Any) -> list[str]:
+    if value == before:
+        return []
+    if "*" in item.path:
+        return [
+            line
+            for name, one in value.items()
+            if one != before.get(name, ...)
+            for line in _override(Item(item.path.replace("*", name)), one, ...)
+        ]
+    plain = TypeAdapter(Any).dump_python(value, mode="json")
+    text = yaml.safe_dump(plain, default_flow_style=True, width=10**9).removesuffix("...\n").strip()
+    return [f"{path}={text}" for path in (item.path, *item.also)]
+
+
+def request(flow: str, given: Mapping[str, Any]) -> Request:
+    """What a flow run was asked for.
+
+    Args:
+        flow: the flow's name.
+        given: its parameters.
+
+    Raises:
+        StemmaError: a field is set in the form and in ``overrides``, to different values.
+    """
+    sections = {section.name: given[section.name] for section in FORMS[flow]}
+    changed = changes(flow, given["profile"], sections)
+    twice = {line.partition("=")[0] for line in changed} & {
+        line.partition("=")[0] for line in given["overrides"]
+    }
+    if twice:
+        raise StemmaError(
+            f"{', '.join(sorted(twice))} is changed in the form and in overrides; leave one of them as it was"
+        )
+    return Request(
+        given["profile"],
+        (*changed, *given["overrides"]),
+        given["root"],
+        given["run"],
+        "" if flow == WHOLE else flow,
+        given["stop_after"],
+    )
