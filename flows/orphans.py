@@ -1,34 +1,36 @@
 """Flow runs whose process is gone without a word (``kill -9``, a power cut) would stay "Running" for ever.
 
-A run started from a terminal carries its process in a label; the next one, or the UI when it starts, looks
-whether that process still lives and, if not, records the crash. (Runs of a worker are watched by their
-worker.)
+Every run carries its process in a label, whether a terminal or a worker started it; the next one, and the UI
+while it is there, looks whether that process still lives and, if not, records the crash. (Runs of other
+machines' workers are left to the automation that listens for heartbeats.)
 """
 
 import os
 import socket
+import time
 from uuid import UUID
 
 import psutil
-from prefect.client.orchestration import get_client
+from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.filters import (
     FlowRunFilter,
     FlowRunFilterId,
     FlowRunFilterState,
     FlowRunFilterStateType,
-    FlowRunFilterTags,
     TaskRunFilter,
     TaskRunFilterState,
     TaskRunFilterStateType,
 )
-from prefect.client.schemas.objects import StateType
-from prefect.states import Crashed
+from prefect.client.schemas.objects import FlowRun, StateType
+from prefect.states import Cancelled, Crashed, Scheduled, State
 
 from stemma.core.lifeline import started_at
 
 TERMINAL = "terminal"
 RUNNING = [StateType.RUNNING, StateType.PENDING]
 LABEL = "stemma.process"
+STARTING_SECONDS = 120.0  # from a worker's taking a run to the run's own process; two busy cores need 20
+GONE = "Its process is gone. Retry, or the same command again, continues it."
 
 
 def mark(flow_run: UUID) -> None:
@@ -50,29 +52,38 @@ def is_gone(process: str) -> bool:
 
 
 def bury() -> int:
-    """Record as crashed what counts as running though its process is gone; returns how many flow runs."""
+    """Record as crashed what counts as running though its process is gone; returns how many flow runs.
 
+    A run that a worker took and died with before it began is queued again.
+    """
+    unended = FlowRunFilterState(type=FlowRunFilterStateType(any_=[*RUNNING, StateType.CANCELLING]))
     buried = 0
     with get_client(sync_client=True) as client:
-        candidates = client.read_flow_runs(
-            flow_run_filter=FlowRunFilter(
-                tags=FlowRunFilterTags(all_=[TERMINAL]),
-                state=FlowRunFilterState(type=FlowRunFilterStateType(any_=RUNNING)),
-            )
-        )
-        for run in candidates:
+        for run in client.read_flow_runs(flow_run_filter=FlowRunFilter(state=unended)):
             process = run.labels.get(LABEL)
-            if not isinstance(process, str) or not is_gone(process):
-                continue
-            crashed = Crashed(message="Its process is gone. Run the same command again to continue.")
-            tasks = client.read_task_runs(
-                flow_run_filter=FlowRunFilter(id=FlowRunFilterId(any_=[run.id])),
-                task_run_filter=TaskRunFilter(
-                    state=TaskRunFilterState(type=TaskRunFilterStateType(any_=RUNNING))
-                ),
-            )
-            for task_run in tasks:
-                client.set_task_run_state(task_run.id, crashed, force=True)
-            client.set_flow_run_state(run.id, crashed, force=True)
-            buried += 1
+            gone = isinstance(process, str) and is_gone(process)
+            # A retried run still has the label of the attempt before until its own process has begun.
+            if run.state is None or run.state.type == StateType.PENDING:
+                if (gone or process is None) and run.deployment_id and _waited(run) > STARTING_SECONDS:
+                    client.set_flow_run_state(run.id, Scheduled(message="Its worker died; queued again."))
+            elif gone:
+                _bury(client, run)
+                buried += 1
     return buried
+
+
+def _waited(run: FlowRun) -> float:
+    return time.time() - run.state.timestamp.timestamp() if run.state else 0.0
+
+
+def _bury(client: SyncPrefectClient, run: FlowRun) -> None:
+    crashed = Crashed(message=GONE)
+    tasks = client.read_task_runs(
+        flow_run_filter=FlowRunFilter(id=FlowRunFilterId(any_=[run.id])),
+        task_run_filter=TaskRunFilter(state=TaskRunFilterState(type=TaskRunFilterStateType(any_=RUNNING))),
+    )
+    for task_run in tasks:
+        client.set_task_run_state(task_run.id, crashed, force=True)
+    cancelling = run.state is not None and run.state.type == StateType.CANCELLING
+    end: State[None] = Cancelled(message=GONE) if cancelling else crashed
+    client.set_flow_run_state(run.id, end, force=True)

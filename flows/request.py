@@ -7,10 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from prefect import runtime
+from prefect.exceptions import TerminationSignal
 from prefect.states import Cancelled, State
 
 from flows.chain import follow
 from flows.orphans import mark
+from flows.watch import stopped, watched
 from stemma.core.artifact import Store
 from stemma.core.errors import Preempted
 from stemma.pipeline import Run
@@ -55,8 +57,13 @@ def carry_out(request: Request) -> State[Any] | None:
     if given_walk.get() is not None:
         mark(runtime.flow_run.id)
     try:
-        follow(walk, walk.order(request.stop_after, request.group))
-    except Preempted as stopped:
+        with watched():
+            follow(walk, walk.order(request.stop_after, request.group))
+    except Preempted as preempted:
         # Asked to stop and left a checkpoint: not a failure. "Retry" or the same command continues.
-        return Cancelled(message=str(stopped), data=stopped)
+        return Cancelled(message=str(preempted), data=preempted)
+    except TerminationSignal:
+        if (state := stopped()) is None:
+            raise
+        return state
     return None

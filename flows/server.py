@@ -14,6 +14,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 from flows.access import (
@@ -106,22 +107,64 @@ def running(home: Path) -> str:
     return url if is_healthy(url) else ""
 
 
-@contextlib.contextmanager
-def serving(
-    home: Path, port: int = 0, ui: bool = False, host: str = HOST, database: str = ""
-) -> Iterator[str]:
-    """Run a server on a home folder while the context lasts; yields its API's URL as this machine reaches it.
+@dataclass(frozen=True)
+class Server:
+    """A server as it is to be started, again on the same port if it dies.
+
+    Attributes:
+        url: of its API, as this machine reaches it.
+        home: Prefect's home folder; holds the database and ``server.log``.
+        arguments: of uvicorn.
+        environment: of the process.
+        ui: it is the one that ``running`` finds.
+    """
+
+    url: str
+    home: Path
+    arguments: list[str]
+    environment: dict[str, str]
+    ui: bool
+
+    @property
+    def log(self) -> Path:
+        """What it writes."""
+        return self.home / "server.log"
+
+    def start(self) -> "subprocess.Popen[bytes]":
+        """Start it and wait until it answers.
+
+        Raises:
+            ServerError: it did not; holds the end of its log.
+        """
+        child = start_child("uvicorn", self.arguments, self.log, self.environment, trusted=True)
+        try:
+            _wait(child, self.url, self.log)
+            if self.ui:
+                write_json(self.home / RECORD, {"url": self.url, "pid": child.pid})
+        except BaseException:
+            self.stop(child)
+            raise
+        return child
+
+    def stop(self, child: "subprocess.Popen[bytes]") -> None:
+        """End what ``start`` returned."""
+        if self.ui:
+            (self.home / RECORD).unlink(missing_ok=True)
+        stop_child(child)
+
+
+def server(home: Path, port: int = 0, ui: bool = False, host: str = HOST, database: str = "") -> Server:
+    """A server on a home folder, not yet started.
 
     Args:
-        home: Prefect's home folder; holds the database and ``server.log``.
+        home: Prefect's home folder.
         port: 0 takes any free one.
         ui: serve the UI and run the scheduler; without, only what recording a run needs.
         host: the address to listen on.
         database: of PostgreSQL, without a password; by default what the environment says, else SQLite.
 
     Raises:
-        ServerError: the port is taken, other machines could come in without a password, or the server did not
-            start; holds the end of its log.
+        ServerError: the port is taken, or other machines could come in without a password.
     """
     given = credentials(home)
     check_host(host, given)
@@ -138,17 +181,23 @@ def serving(
         environment[SERVER_AUTH] = given
     if database:
         environment[DATABASE] = database_url(database)
-    log = home / "server.log"
-    child = start_child("uvicorn", arguments, log, environment, trusted=True)
+    return Server(url, home, arguments, environment, ui)
+
+
+@contextlib.contextmanager
+def serving(
+    home: Path, port: int = 0, ui: bool = False, host: str = HOST, database: str = ""
+) -> Iterator[str]:
+    """Run a server while the context lasts; yields its API's URL.
+
+    Arguments and errors are those of ``server`` and of ``Server.start``.
+    """
+    described = server(home, port, ui, host, database)
+    child = described.start()
     try:
-        _wait(child, url, log)
-        if ui:
-            write_json(home / RECORD, {"url": url, "pid": child.pid})
-        yield url
+        yield described.url
     finally:
-        if ui:
-            (home / RECORD).unlink(missing_ok=True)
-        stop_child(child)
+        described.stop(child)
 
 
 def settings(url: str, ui: bool) -> dict[str, str]:

@@ -1,0 +1,139 @@
+"""A flow run looks after its own state: what the server says of it is right, whatever happens to the server.
+
+Prefect's client gives up on a server that is away for long, its worker stops listening for cancellations
+then, and an automation may take a run for dead whose signs of life nobody received. So a run that a worker
+started looks at its own state from time to time, and at its end waits for the server and repairs what it
+says of its tasks.
+"""
+
+import contextlib
+import contextvars
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar
+from uuid import UUID
+
+import httpx
+from prefect import get_run_logger, runtime
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
+from prefect.client.schemas.objects import StateType
+from prefect.states import Cancelled, Completed, Crashed, Running, State
+
+from flows import line
+from flows.line import Reason
+
+LOOK_SECONDS = 10.0
+CANCEL_SECONDS = 20.0  # for the worker to bring the message; nobody does after that
+SERVER_SECONDS = 900.0  # to wait for a server that is away when all is made
+LEAVING_SECONDS = 20.0  # the same when asked to stop: the server may be gone with the worker
+SETTLE_SECONDS = 10.0  # the server learns of the ends of tasks from events, a little late
+
+SAID = {
+    Reason.STOP: "Stopped.",
+    Reason.CANCEL: "Cancelled.",
+    Reason.WORKER: "Its worker is gone.",
+    Reason.GUARD: "Its process was killed.",
+}
+GO_ON = "Retry continues it; a stage that was training goes on from its last checkpoint."
+Answer = TypeVar("Answer")
+Logger = logging.Logger | logging.LoggerAdapter[logging.Logger]
+
+
+@contextlib.contextmanager
+def watched() -> Iterator[None]:
+    """Look after the flow run of this process while the context lasts, if a worker started it."""
+    if not line.is_held():
+        yield
+        return
+    flow_run, logger = UUID(str(runtime.flow_run.id)), get_run_logger()
+    over = threading.Event()
+    context = contextvars.copy_context()
+    watcher = threading.Thread(
+        target=context.run, args=(_look_on, flow_run, over, logger), name="watch", daemon=True
+    )
+    watcher.start()
+    done = False
+    try:
+        yield
+        done = True
+    finally:
+        over.set()
+        _settle(flow_run, done, logger)
+
+
+def stopped() -> State[Any] | None:
+    """The state that a run ends in which was asked to stop; None if nobody asked."""
+    reason = line.asked()
+    if reason is None:
+        return None
+    kind = Crashed if reason in (Reason.WORKER, Reason.GUARD) else Cancelled
+    return kind(message=f"{SAID[reason]} {GO_ON}")
+
+
+def _look_on(flow_run: UUID, over: threading.Event, logger: Logger) -> None:
+    """Compare what the server says with what is, until ``over``."""
+    unheard = 0.0
+    with get_client(sync_client=True) as client:
+        while not over.wait(LOOK_SECONDS):
+            try:
+                state = client.read_flow_run(flow_run).state
+            except httpx.HTTPError:
+                continue  # the next look may find it
+            if state is None or over.is_set() or line.asked():
+                continue
+            if state.type == StateType.CANCELLED:
+                line.ask(Reason.CANCEL)
+            elif state.type == StateType.CANCELLING:
+                unheard = unheard or time.monotonic()
+                if time.monotonic() - unheard >= CANCEL_SECONDS:
+                    line.ask(Reason.CANCEL)
+            elif state.type == StateType.CRASHED:
+                logger.warning("taken for dead (%s), but it lives and goes on", state.message)
+                with contextlib.suppress(httpx.HTTPError):
+                    client.set_flow_run_state(flow_run, Running(message="It lives, and goes on."), force=True)
+
+
+def _settle(flow_run: UUID, done: bool, logger: Logger) -> None:
+    """Wait for the server, and have it know how the tasks ended: events that nobody took are lost.
+
+    Args:
+        flow_run: whose tasks.
+        done: all of them; otherwise the last one is where the run ended.
+        logger: of the run.
+    """
+    only = FlowRunFilter(id=FlowRunFilterId(any_=[flow_run]))
+    deadline = time.monotonic() + SETTLE_SECONDS
+    patience = SERVER_SECONDS if line.asked() is None else LEAVING_SECONDS
+    with get_client(sync_client=True) as client, contextlib.suppress(httpx.TransportError):
+        while True:
+            tasks = await_server(lambda: client.read_task_runs(flow_run_filter=only), logger, patience)
+            unended = [task for task in tasks if task.state is None or not task.state.is_final()]
+            if not unended or time.monotonic() > deadline:
+                break
+            time.sleep(0.2)
+        last = max(tasks, key=lambda task: task.created or 0, default=None)  # type: ignore[arg-type,return-value]
+        for task in unended:
+            end = Completed() if done or task is not last else Crashed(message="It ended here.")
+            client.set_task_run_state(task.id, end, force=True)
+
+
+def await_server(ask: Callable[[], Answer], logger: Logger, seconds: float = SERVER_SECONDS) -> Answer:
+    """Ask the server for something, again and again while it is away.
+
+    Raises:
+        httpx.TransportError: it stayed away.
+    """
+    deadline, said = time.monotonic() + seconds, False
+    while True:
+        try:
+            return ask()
+        except httpx.TransportError as error:
+            if time.monotonic() > deadline:
+                raise
+            if not said:
+                logger.warning("waiting for the Prefect server (%s); what was made is safe", error)
+            said = True
+            time.sleep(2)
