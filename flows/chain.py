@@ -1,6 +1,6 @@
 """The chain as Prefect tasks: one per node, each showing what it made."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from prefect import get_run_logger, task
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
@@ -31,9 +31,16 @@ def make(walk: Run, node: str, title: str) -> None:
         )
 
 
-def follow(walk: Run, order: Sequence[str]) -> None:
-    """Make nodes in order, each as a task, and show the report."""
+def follow(walk: Run, order: Sequence[str], before: Callable[[str], None] = lambda name: None) -> None:
+    """Make nodes in order, each as a task, and show the report.
+
+    Args:
+        walk: the run.
+        order: its nodes' names, each after what it is made from.
+        before: called with a node's name before its task; it may wait, or end the flow run by raising.
+    """
     for name in order:
+        before(name)
         make(quote(walk), name, walk.nodes[name].title)
     walk.finish()
     text = report_markdown(walk.name, walk.profile.description, walk.artifacts, walk.store)

@@ -10,8 +10,10 @@ from prefect import runtime
 from prefect.exceptions import TerminationSignal
 from prefect.states import Cancelled, State
 
+from flows.approval import DAYS
 from flows.chain import follow
 from flows.orphans import mark
+from flows.questions import gate
 from flows.watch import stopped, watched
 from stemma.core.artifact import Store
 from stemma.core.errors import Preempted
@@ -31,6 +33,8 @@ class Request:
     run: the run's name; the profile's by default.
     group: a stage group; the whole chain by default.
     stop_after: the last node to make.
+    approve: stages that do not begin before a person says yes.
+    approval_days: how long an answer may take; then the flow run fails.
     """
 
     profile: str
@@ -39,6 +43,8 @@ class Request:
     run: str = ""
     group: str = ""
     stop_after: str = ""
+    approve: Sequence[str] = ()
+    approval_days: float = DAYS
 
     def walk(self) -> Run:
         """The run that is asked for, or the one the caller made."""
@@ -58,7 +64,8 @@ def carry_out(request: Request) -> State[Any] | None:
         mark(runtime.flow_run.id)
     try:
         with watched():
-            follow(walk, walk.order(request.stop_after, request.group))
+            order = walk.order(request.stop_after, request.group)
+            follow(walk, order, gate(walk, request.approve, request.approval_days))
     except Preempted as preempted:
         # Asked to stop and left a checkpoint: not a failure. "Retry" or the same command continues.
         return Cancelled(message=str(preempted), data=preempted)
