@@ -17,6 +17,7 @@ from prefect.utilities.callables import ParameterSchema
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, create_model
 from pydantic.fields import FieldInfo
 
+from flows.approval import DAYS
 from flows.form_tables import FORMS, Item, Section
 from flows.request import Request
 from stemma.core.config import is_execution
@@ -123,6 +124,25 @@ def _common(order: list[str] | None = None, root: str = "runs") -> dict[str, Any
                 ),
             ],
             choices,
+        ),
+        "approve": (
+            list[str],
+            Field(
+                [],
+                title="Wait for a yes before",
+                description="Stages that begin only after a person said yes: the run is suspended, and shows "
+                "what would be made, until somebody presses Resume. What is made already needs none.",
+                json_schema_extra={"items": {"type": "string", "enum": order}} if order else None,
+            ),
+        ),
+        "approval_days": (
+            float,
+            Field(
+                DAYS,
+                gt=0,
+                title="Days to answer",
+                description="How long an answer may take; after that the run fails, and Retry asks again.",
+            ),
         ),
         "run": (
             str,
@@ -305,4 +325,6 @@ def request(flow: str, given: Mapping[str, Any]) -> Request:
         given["run"],
         "" if flow == WHOLE else flow,
         given["stop_after"],
+        tuple(given["approve"]),
+        given["approval_days"],
     )
