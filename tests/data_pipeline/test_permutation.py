@@ -55,12 +55,11 @@ def test_positions_outside_are_refused(position: int) -> None:
 
 
 @given(
-    size=st.one_of(st.integers(1, 200), st.integers(1, 2**64)), key=st.integers(0, 2**64 - 1), data=st.data()
+    size=st.one_of(st.integers(1, 200), st.integers(1, 2**63)), key=st.integers(0, 2**64 - 1), data=st.data()
 )
 def test_many_at_once_are_the_same_as_one_by_one(size: int, key: int, data: st.DataObject) -> None:
     shuffle = Permutation(size, key)
-    upto = min(size, 2**63) - 1
-    positions = data.draw(st.lists(st.integers(0, upto), min_size=1, max_size=60))
+    positions = data.draw(st.lists(st.integers(0, size - 1), min_size=1, max_size=60))
     assert shuffle.many(np.array(positions, dtype=np.int64)).tolist() == [shuffle(p) for p in positions]
 
 
