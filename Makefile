@@ -1,9 +1,10 @@
 # Two commands matter: `make demo` and `make test`. Each makes what it needs.
 PYTHON ?= python3
+WORKERS ?= 2
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: demo test ui check unit clean-runs gpu-check
+.PHONY: demo test ui check unit faults docs clean-runs gpu-check
 
 demo: $(STAMP)
 	@$(BIN)/stemma demo
@@ -13,14 +14,24 @@ test: check unit
 ui: $(STAMP)
 	@$(BIN)/stemma ui
 
+# The documentation as a site; a link that leads nowhere fails. It asks no other host for anything.
+docs: $(STAMP)
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build
+	@echo "open site/index.html"
+
 check: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+# Two at a time, by file, for two cores: most tests wait for processes they started. WORKERS=0 is one after another.
 unit: $(STAMP)
-	$(BIN)/python -m pytest -m "not gpu"
+	$(BIN)/python -m pytest -m "not gpu and not fault" -n $(WORKERS) --dist loadfile
+
+# Real processes, really killed, over the whole chain (docs/faults.md): about twenty minutes.
+faults: $(STAMP)
+	$(BIN)/python -m pytest -m fault tests/faults
 
 # For the first machine with an NVIDIA GPU: what no CPU can prove (tests/gpu). Losses against those of the CPU, every
 # precision, attention and Triton kernels against float64, checkpoints between devices, exact resume, exports, memory
