@@ -6,19 +6,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from prefect import runtime
+from prefect import get_run_logger, runtime
 from prefect.exceptions import TerminationSignal
 from prefect.states import Cancelled, State
 
 from flows.approval import DAYS
 from flows.chain import follow
+from flows.events import TaskListener
 from flows.orphans import mark
 from flows.questions import gate
 from flows.watch import stopped, watched
-from stemma.core.artifact import Store
 from stemma.core.errors import Preempted
-from stemma.pipeline import Run
-from stemma.profile import load_profile
+from stemma.pipeline import Run, begin
 
 # A walk made by the caller (the demo in a terminal), followed instead of one built from the parameters.
 given_walk: ContextVar[Run | None] = ContextVar("given_walk", default=None)
@@ -33,6 +32,8 @@ class Request:
     run: the run's name; the profile's by default.
     group: a stage group; the whole chain by default.
     stop_after: the last node to make.
+    start_from: branch another run: the first stage to make, or stage and step (``stem``, ``stem@120``).
+    from_run: the run to branch from; the profile's by default.
     approve: stages that do not begin before a person says yes.
     approval_days: how long an answer may take; then the flow run fails.
     """
@@ -43,13 +44,15 @@ class Request:
     run: str = ""
     group: str = ""
     stop_after: str = ""
+    start_from: str = ""
+    from_run: str = ""
     approve: Sequence[str] = ()
     approval_days: float = DAYS
 
     def walk(self) -> Run:
         """The run that is asked for, or the one the caller made."""
-        return given_walk.get() or Run(
-            load_profile(self.profile, self.overrides), Store(Path(self.root)), self.run
+        return given_walk.get() or begin(
+            self.profile, self.overrides, Path(self.root), self.run, self.start_from, self.from_run
         )
 
 
@@ -63,7 +66,7 @@ def carry_out(request: Request) -> State[Any] | None:
     if given_walk.get() is not None:
         mark(runtime.flow_run.id)
     try:
-        with watched():
+        with watched(), walk.held(TaskListener(walk.name, get_run_logger())):
             order = walk.order(request.stop_after, request.group)
             follow(walk, order, gate(walk, request.approve, request.approval_days))
     except Preempted as preempted:

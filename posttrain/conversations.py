@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from transformers import PreTrainedTokenizerFast
@@ -16,6 +17,7 @@ from data_pipeline.curriculum.layout import Layout, apportion
 from data_pipeline.permutation import derive_key, permutation
 from stemma.core.errors import StemmaError
 from stemma.core.files import read_jsonl
+from stemma.core.ledger import Ledger
 from tokenizer.chat import render
 
 
@@ -131,5 +133,33 @@ class Order:
         """Conversations of each family before a position."""
         return dict(zip(self.families, self.layout.counts_before(position)))
 
+    def consumed(self, first: int, last: int) -> dict[str, list[int]]:
+        """Index of each conversation read at positions ``first .. last - 1``, by family."""
+        before, after = self.counts(first), self.counts(last)
+        read = {family: self.read(family, after[family])[before[family] :] for family in self.families}
+        return {family: indices for family, indices in read.items() if indices}
+
     def _permuted(self, family: str, epoch: int, place: int) -> int:
         return permutation(self.sizes[family], self.seed, family, epoch)(place)
+
+
+class Reading:
+    """Conversations and their order under one config of SFT.
+
+    Args:
+        sft: the section, or its identity: ``families``, ``steps``, ``seed``, ``training.global_batch_size``.
+        conversations: by family, as ``read_conversations`` gives them for this config.
+    """
+
+    def __init__(self, sft: Mapping[str, Any], conversations: dict[str, list[Conversation]]) -> None:
+        self.conversations = conversations
+        self.rows = int(sft["training"]["global_batch_size"])
+        sizes = {family: len(found) for family, found in conversations.items()}
+        self.order = Order(sizes, sft["families"], self.rows * sft["steps"], self.rows, sft["seed"])
+
+    def count(self, ledger: Ledger, first: int, last: int) -> None:
+        """Record what steps ``first .. last - 1`` consist of, by the order's arithmetic."""
+        for family, indices in self.order.consumed(first * self.rows, last * self.rows).items():
+            read = [self.conversations[family][index] for index in indices]
+            supervised = sum(conversation.supervised for conversation in read)
+            ledger.record(family, len(read), sum(conversation.tokens for conversation in read), supervised)

@@ -3,7 +3,9 @@
 from typing import Any, ClassVar, cast
 
 from posttrain.config import RLStageConfig
+from pretrain.branch import go_on
 from pretrain.launch import launch
+from stemma.core.errors import StemmaError
 from stemma.core.stage import Stage, Workspace
 
 
@@ -11,8 +13,10 @@ class RLStage(Stage):
     """Trains on the model's own rollouts in environments.
 
     Inputs: ``init`` (the stage before), ``tokenizer``, and ``tokens`` and ``agent_tokens``, whose held-out
-        text bits per byte are measured on. Leaves ``rollouts.jsonl`` besides what every training stage
-        leaves: each rollout with its ids, rewards and advantage.
+        text bits per byte are measured on; ``branch``: a checkpoint of another run that it goes on from.
+
+    Leaves ``rollouts.jsonl`` besides what every training stage leaves: each rollout with its ids, rewards and
+    advantage.
     """
 
     kind: ClassVar[str] = "rl"
@@ -21,6 +25,13 @@ class RLStage(Stage):
     def run(self, work: Workspace) -> dict[str, Any]:
         """See ``Stage.run``; the work is done by ``posttrain.rl_objective`` in the training processes."""
         config = cast(RLStageConfig, self.config)
+        before = go_on(self, work, config.model, config.rl.training, config.rl.steps)
+        if before and before[-1].config["rl"]["updates"] != config.rl.updates:
+            raise StemmaError(
+                f"rl.updates is {config.rl.updates}, and was {before[-1].config['rl']['updates']} in the "
+                "steps done: batches of rollouts would be counted otherwise. Leave it, or branch at the "
+                f"stage's beginning (--start-from {self.name})"
+            )
         return launch(
             self.name,
             work,

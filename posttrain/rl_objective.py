@@ -123,7 +123,8 @@ class PolicyGradient:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Cut the record back to the checkpoint."""
-        self.recorded = Ledger.from_json(state["recorded"])
+        known = Ledger.from_json(state["recorded"])  # of other tasks, where it goes on from another run
+        self.recorded = Ledger(self.recorded.domains | known.domains, known.counts)
         if self.engine.rank == 0 and state["rollouts"]:
             self.log = JsonlLog(self.path, state["rollouts"])
 

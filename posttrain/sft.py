@@ -3,6 +3,7 @@
 from typing import Any, ClassVar, cast
 
 from posttrain.config import SFTStageConfig
+from pretrain.branch import go_on
 from pretrain.launch import launch
 from stemma.core.stage import Stage, Workspace
 
@@ -11,7 +12,8 @@ class SFTStage(Stage):
     """Fine-tunes on conversations, with loss on what the assistant wrote, end of turn included.
 
     Inputs: ``init`` (the stage before), ``tokenizer``, ``trajectories``, and ``tokens`` and
-        ``agent_tokens``, whose held-out text bits per byte are measured on.
+        ``agent_tokens``, whose held-out text bits per byte are measured on; ``branch``: a checkpoint of
+        another run that it goes on from.
     """
 
     kind: ClassVar[str] = "sft"
@@ -20,6 +22,7 @@ class SFTStage(Stage):
     def run(self, work: Workspace) -> dict[str, Any]:
         """See ``Stage.run``; the work is done by ``posttrain.sft_objective`` in the training processes."""
         config = cast(SFTStageConfig, self.config)
+        before = go_on(self, work, config.model, config.sft.training, config.sft.steps)
         return launch(
             self.name,
             work,
@@ -27,6 +30,7 @@ class SFTStage(Stage):
             {
                 "trajectories": str(self.inputs["trajectories"].file("trajectories.jsonl")),
                 "sft": config.sft.model_dump(mode="json"),
+                "before": [[stretch.until, stretch.config["sft"]] for stretch in before],
             },
             model=config.model,
             training=config.sft.training,

@@ -1,5 +1,6 @@
 """The SFT objective: the tokens the assistant wrote, one conversation per row."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -7,7 +8,7 @@ import numpy as np
 from torch import Tensor
 
 from posttrain.config import SFTConfig
-from posttrain.conversations import Conversation, Order, read_conversations
+from posttrain.conversations import Conversation, Reading, read_conversations
 from posttrain.padded import padded_batch
 from pretrain.batch import MicroBatch, Sample, StepBatch
 from pretrain.engine import Engine
@@ -27,38 +28,45 @@ class FineTuning:
         engine: computes the losses.
         config: steps, shares, batch size.
         conversations: by family, at least one of each.
+        before: of a stage that goes on from a checkpoint of another run: the first step that was not read in
+            that way, and how those before it were read; oldest first.
     """
 
     def __init__(
-        self, engine: Engine, config: SFTConfig, conversations: dict[str, list[Conversation]]
+        self,
+        engine: Engine,
+        config: SFTConfig,
+        conversations: dict[str, list[Conversation]],
+        before: Sequence[tuple[int, Reading]] = (),
     ) -> None:
         self.engine = engine
-        self.conversations = conversations
-        self.rows = config.training.global_batch_size
         self.micro_batch_size = config.training.micro_batch_size
         self.loss_config = config.training.loss
         self.total_steps = config.steps
-        sizes = {family: len(found) for family, found in conversations.items()}
-        self.order = Order(sizes, config.families, self.rows * config.steps, self.rows, config.seed)
+        self.reading = Reading(config.model_dump(), conversations)
+        self.before = before
 
     def batch(self, step: int, engine: Engine) -> StepBatch:
         """The step's conversations: a function of the step alone."""
-        samples = [self._sample(position) for position in range(step * self.rows, (step + 1) * self.rows)]
+        rows = self.reading.rows
+        samples = [self._sample(position) for position in range(step * rows, (step + 1) * rows)]
         return padded_batch(samples, self.micro_batch_size, engine.data_rank, engine.data_size)
 
     def loss(self, output: Tensor, micro: MicroBatch) -> tuple[Tensor, dict[str, Tensor]]:
         """The summed loss of the assistant's tokens, and their cross entropy by family as ``loss/FAMILY``."""
         total, cross_entropy, sums = next_token_loss(self.engine, output, micro, self.loss_config)
-        return total, sums | by_source(cross_entropy, micro, list(self.order.families))
+        return total, sums | by_source(cross_entropy, micro, list(self.reading.order.families))
 
     def planned(self, step: int) -> Ledger:
-        """What the first ``step`` steps consist of, by the order's arithmetic."""
-        ledger = Ledger(dict.fromkeys(self.order.families, DOMAIN))
-        for family, count in self.order.counts(step * self.rows).items():
-            read = [self.conversations[family][index] for index in self.order.read(family, count)]
-            if read:
-                supervised = sum(conversation.supervised for conversation in read)
-                ledger.record(family, count, sum(conversation.tokens for conversation in read), supervised)
+        """What the first ``step`` steps consist of, by the arithmetic of the orders they were read in."""
+        stretches = [*self.before, (self.total_steps, self.reading)]
+        families = dict.fromkeys(family for _, reading in stretches for family in reading.order.families)
+        ledger, first = Ledger(dict.fromkeys(families, DOMAIN)), 0
+        for until, reading in stretches:
+            last = min(step, until)
+            if last > first:
+                reading.count(ledger, first, last)
+                first = last
         return ledger
 
     def state_dict(self) -> dict[str, Any]:
@@ -69,8 +77,8 @@ class FineTuning:
         """Nothing to take over."""
 
     def _sample(self, position: int) -> Sample:
-        family, index, epoch = self.order.locate(position)
-        conversation = self.conversations[family][index]
+        family, index, epoch = self.reading.order.locate(position)
+        conversation = self.reading.conversations[family][index]
         ids = conversation.ids.astype(np.int64)
         pedigree = {"trajectory": conversation.id, "epoch": epoch}
         return Sample(family, ids[:-1], ids[1:], conversation.mask[1:].astype(np.float32), pedigree)
@@ -94,7 +102,8 @@ def describe(
 def fine_tuning(job: Job, engine: Engine) -> FineTuning:
     """The entry of SFT jobs.
 
-    ``job.arguments``: ``trajectories`` (``trajectories.jsonl``) and ``sft`` (an ``SFTConfig`` as JSON).
+    ``job.arguments``: ``trajectories`` (``trajectories.jsonl``), ``sft`` (an ``SFTConfig`` as JSON) and
+    ``before`` (of a stage that was branched: first step that is not of it, and the section of that time).
     """
     config = SFTConfig.model_validate(job.arguments["sft"])
     tokenizer = load(Path(job.tokenizer) / "hf")
@@ -102,4 +111,8 @@ def fine_tuning(job: Job, engine: Engine) -> FineTuning:
     conversations, left_out = read_conversations(path, tokenizer, list(config.families), config.max_tokens)
     if engine.rank == 0:
         write_json(Path(job.path) / "conversations.json", describe(conversations, left_out))
-    return FineTuning(engine, config, conversations)
+    before = []
+    for until, sft in job.arguments.get("before", []):
+        read, _ = read_conversations(path, tokenizer, list(sft["families"]), sft["max_tokens"])
+        before.append((until, Reading(sft, read)))
+    return FineTuning(engine, config, conversations, before)

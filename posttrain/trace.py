@@ -12,6 +12,7 @@ from typing import Any
 from rich.console import Console
 from rich.rule import Rule
 
+from pretrain.branch import Stretch, history
 from stemma.core.artifact import STAGE_RECORD
 from stemma.core.errors import StemmaError
 from stemma.core.files import read_json, read_jsonl
@@ -57,7 +58,10 @@ def step_rows(folder: Path, tokenizer: Path, trajectories: Path, step: int) -> l
     record = read_json(folder / STAGE_RECORD)
     # The record holds what identifies the stage, not how it was carried out, so it is no whole config.
     if record["kind"] == "sft":
-        return _conversations(record["config"]["sft"], tokenizer, trajectories, step)
+        own = Stretch(record["config"]["sft"]["steps"], record["config"])
+        _check(step, own.until)
+        read = next(stretch for stretch in [*history(folder), own] if step < stretch.until)
+        return _conversations(read.config["sft"], tokenizer, trajectories, step)
     if record["kind"] == "rl":
         return _rollouts(record["config"]["rl"], folder, tokenizer, step)
     raise StemmaError(f"{folder} is of kind {record['kind']!r}: it has no plan, and is neither SFT nor RL")
@@ -69,18 +73,15 @@ def _check(step: int, steps: int) -> None:
 
 
 def _conversations(sft: dict[str, Any], tokenizer: Path, trajectories: Path, step: int) -> list[Row]:
-    from posttrain.conversations import Order, read_conversations
+    from posttrain.conversations import Reading, read_conversations
     from tokenizer.load import load
 
     decode = load(tokenizer / "hf")
-    _check(step, sft["steps"])
     found, _ = read_conversations(trajectories, decode, list(sft["families"]), sft["max_tokens"])
-    rows = sft["training"]["global_batch_size"]
-    sizes = {family: len(conversations) for family, conversations in found.items()}
-    order = Order(sizes, sft["families"], rows * sft["steps"], rows, sft["seed"])
+    reading = Reading(sft, found)
     made = []
-    for row in range(rows):
-        family, index, epoch = order.locate(step * rows + row)
+    for row in range(reading.rows):
+        family, index, epoch = reading.order.locate(step * reading.rows + row)
         conversation = found[family][index]
         about = f"epoch {epoch + 1}, {conversation.supervised} tokens with loss"
         text = str(decode.decode(conversation.ids.tolist()))

@@ -8,15 +8,14 @@ Nothing of the former folder is changed.
 Torch is never imported here.
 """
 
-import os
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from data_pipeline.curriculum.common import common_steps
 from data_pipeline.curriculum.plan import PLAN_FILE, Plan
-from pretrain.checkpoint.folder import EXTRA, IDENTITY, draft_of, replace_identity, step_folder
+from pretrain.branch import take
+from pretrain.checkpoint.folder import EXTRA, IDENTITY
 from pretrain.checkpoint.retention import MILESTONES
 from pretrain.config import ScheduleConfig, TrainingConfig
 from pretrain.schedule import learning_rate
@@ -143,30 +142,8 @@ def _state(checkpoint: Path) -> dict[str, Any]:
 
 
 def _take(former: Former, checkpoint: Path, stage: Stage, path: Path, own: Path) -> None:
-    """Logs first, the checkpoint last, in one rename: what is half taken over is not seen as anything."""
-    for name, position in _state(checkpoint)["logs"].items():
-        source, target = former.folder / f"{name}.jsonl", path / f"{name}.jsonl"
-        if position["bytes"]:
-            shutil.copyfile(source, target)
-            os.truncate(target, position["bytes"])
-        else:
-            target.unlink(missing_ok=True)
-    own.mkdir(parents=True, exist_ok=True)
-    target = step_folder(own, former.step)
-    temporary = draft_of(target)
-    shutil.rmtree(temporary, ignore_errors=True)
-    shutil.copytree(checkpoint, temporary, copy_function=_link)
     inputs = {role: artifact.fingerprint for role, artifact in stage.inputs.items()}  # the plan's is another
-    replace_identity(temporary, read_json(checkpoint / IDENTITY) | {"inputs": inputs})
-    temporary.rename(target)
-
-
-def _link(source: str, target: str) -> None:
-    """A checkpoint's files never change: a second name will do, where the file system has such."""
-    try:
-        os.link(source, target)
-    except OSError:
-        shutil.copy2(source, target)
+    take(former.folder, checkpoint, path, own, read_json(checkpoint / IDENTITY) | {"inputs": inputs})
 
 
 def _without_plan(identity: dict[str, Any]) -> dict[str, Any]:

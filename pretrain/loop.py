@@ -133,6 +133,7 @@ class _Run:
         self.records = Records(job, engine.rank, self.state.step, self.state.logs)
         domains = objective.planned(0).domains
         self.ledger = Ledger.from_json(self.state.ledger) if self.state.ledger else Ledger(domains)
+        self.ledger.domains |= domains  # it may go on from a checkpoint of another run, with further sources
         self.meter = Meter(engine, objective, domains, self.validator.bytes_of if self.validator else None)
 
     # --- beginning ---------------------------------------------------------------------------------------
@@ -202,7 +203,8 @@ class _Run:
         figures = self.meter.figures(step, batch, result, lr, seconds, waited)
         self.records.show(figures)
         shown = {key: figures[key] for key in ("loss", "lr", "tokens_per_second")}
-        self.progress.step(step + 1, total, **shown, **batch.metrics)
+        tokens = sum(count.tokens for count in self.ledger.counts.values())
+        self.progress.step(step + 1, total, tokens=tokens, **shown, **batch.metrics)
         for line in self.rewinds.incidents(step):
             self.records.add("incidents", line)
         if finding is not None:

@@ -53,7 +53,7 @@ class LanguageModel:
         rope_theta: dict[int, float],
     ) -> None:
         self.engine, self.plan, self.shards = engine, plan, shards
-        self.base_length = plan.phases[0].sequence_length
+        self.base_length = plan.batch_tokens // training.global_batch_size
         self.micro_batch_size = training.micro_batch_size
         self.loss_config = training.loss
         self.rope_theta, self.default_theta = rope_theta, engine.rope_theta
@@ -65,9 +65,11 @@ class LanguageModel:
             raise StemmaError(
                 f"the plan reads sources that the tokens given do not have: {', '.join(missing)}"
             )
-        if plan.phases[0].batch_samples != training.global_batch_size:
+        lengths = {phase.sequence_length for phase in plan.phases}
+        if plan.batch_tokens % training.global_batch_size or self.base_length not in lengths:
+            planned = plan.batch_tokens // plan.phases[0].sequence_length
             raise StemmaError(
-                f"the plan was made for steps of {plan.phases[0].batch_samples} sequences, "
+                f"the plan was made for steps of {planned} sequences, "
                 f"but global_batch_size is {training.global_batch_size}; make the plan anew"
             )
 

@@ -14,8 +14,8 @@ from pretrain.checkpoint.folder import RECORD
 from pretrain.checkpoint.retention import MILESTONES, is_milestone, prune, remove
 from pretrain.engine import Engine
 from pretrain.launch import Job
+from pretrain.trained import trained_with
 from stemma.core.artifact import MANIFEST, STAGE_RECORD
-from stemma.core.config import identity
 from stemma.core.errors import DamagedError
 from stemma.core.files import read_json, sync_folder
 from stemma.core.progress import Progress
@@ -164,10 +164,5 @@ def trained(job: Job) -> dict[str, Any]:
     """What a stage trains with and from: an attempt goes on from a checkpoint only if it is the same."""
     record = Path(job.path) / STAGE_RECORD
     stage = read_json(record) if record.exists() else {}
-    return {
-        "stage": job.stage,
-        "model": identity(job.model),
-        "training": identity(job.training),
-        "tokenizer": read_json(Path(job.tokenizer) / MANIFEST)["fingerprint"],
-        "inputs": stage.get("inputs", {}),
-    }
+    tokenizer = read_json(Path(job.tokenizer) / MANIFEST)["fingerprint"]
+    return trained_with(job.stage, job.model, job.training, tokenizer, stage.get("inputs", {}))

@@ -4,6 +4,7 @@ from typing import Any, ClassVar, cast
 
 from data_pipeline.curriculum.plan import Plan
 from pretrain.adopt import adopt
+from pretrain.branch import go_on
 from pretrain.config import PretrainConfig
 from pretrain.launch import launch
 from stemma.core.errors import StemmaError
@@ -14,7 +15,8 @@ class PretrainStage(Stage):
     """Trains on the samples of a plan.
 
     Inputs: ``plan``, ``tokens``, ``tokenizer``, optionally ``agent_tokens`` (more sources) and ``init``
-    (the stage before; without it, weights are drawn from ``training.seed``).
+    (the stage before; without it, weights are drawn from ``training.seed``) and ``branch`` (a checkpoint of
+    another run that it goes on from).
     """
 
     kind: ClassVar[str] = "pretrain"
@@ -24,6 +26,7 @@ class PretrainStage(Stage):
         config = cast(PretrainConfig, self.config)
         plan = self._check_plan()
         adopt(self, work, plan, config.training)
+        go_on(self, work, config.model, config.training, plan.total_steps)
         tokens = [self.inputs[role].path for role in ("tokens", "agent_tokens") if role in self.inputs]
         return launch(
             self.name,

@@ -1,191 +1,32 @@
-"""Which stage feeds which: the one place that says so, and ``Run``, which makes nodes one at a time.
+"""``Run``: a walk over the pipeline that makes its nodes one at a time, in a folder of its own.
 
-``stemma run`` and the Prefect flow walk the same list. A run is a folder with ``run.json``: for every node
+``stemma run`` and the Prefect flows walk the same list. A run is a folder with ``run.json``: for every node
 the artifact it stands for now, so that a changed profile can be told apart from an interrupted one, and every
 remaking has a reason.
 """
 
-import importlib
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+import contextlib
+import re
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from stemma.core.artifact import Artifact, Store
-from stemma.core.config import Config, differences
+from stemma.branch import Branch, default_name, joined_on, load_branch, part, save_branch
+from stemma.core.artifact import Artifact, Store, verify_artifact
+from stemma.core.config import differences
 from stemma.core.errors import StemmaError
-from stemma.core.files import read_json, write_json
-from stemma.core.progress import Listener, Progress
-from stemma.core.stage import Stage, execute
+from stemma.core.files import read_json, write_atomic, write_json
+from stemma.core.progress import SKIPPED, Listener, Progress
+from stemma.core.stage import Stage, execute, lock
 from stemma.edits import EDITS_FILE, load_edits, with_edits
 from stemma.groups import members, needed
-from stemma.profile import TRAINING_STAGES, Profile
+from stemma.nodes import Node, nodes
+from stemma.profile import Profile, load_profile
+from stemma.runs import RUN_RECORD, open_run, open_work, read_record
 
-RUN_RECORD = "run.json"
+__all__ = ["RUN_RECORD", "Node", "Run", "begin", "nodes", "open_run", "open_work", "read_record"]
 
-
-@dataclass(frozen=True)
-class Node:
-    """One artifact of the pipeline.
-
-    Attributes:
-        name: the artifact's name.
-        stage: ``module:Class`` of its stage; imported only when it has to run or be fingerprinted.
-        config: picks its config from the profile.
-        inputs: role -> node name.
-        title: what it does, for people.
-    """
-
-    name: str
-    stage: str
-    config: Callable[[Profile], Config]
-    inputs: Mapping[str, str] = field(default_factory=dict)
-    title: str = ""
-
-    def load(self) -> type[Stage]:
-        module, _, name = self.stage.partition(":")
-        loaded: type[Stage] = getattr(importlib.import_module(module), name)
-        return loaded
-
-
-def nodes(imported: bool = False) -> list[Node]:
-    """The pipeline in the order it is made; every input comes before what uses it.
-
-    Args:
-        imported: the first training stage starts from a model of elsewhere (``init_from`` of the profile).
-    """
-    tokens = {"tokens": "tokens", "tokenizer": "tokenizer"}
-    with_agent = {**tokens, "agent_tokens": "agent_tokens"}
-    made = [
-        Node(
-            "corpus",
-            "data_pipeline.corpus.stage:CorpusStage",
-            lambda p: p.data,
-            {},
-            "read, filter and deduplicate text",
-        ),
-        Node(
-            "quality",
-            "data_pipeline.quality.stage:QualityStage",
-            lambda p: p.quality,
-            {"corpus": "corpus"},
-            "train the quality model and score documents",
-        ),
-        Node(
-            "trajectories",
-            "midtrain.trajectories:TrajectoriesStage",
-            lambda p: p.trajectories,
-            {},
-            "synthesise and verify agentic trajectories",
-        ),
-        Node(
-            "tokenizer",
-            "tokenizer.stage:TokenizerStage",
-            lambda p: p.tokenizer,
-            {"corpus": "corpus", "trajectories": "trajectories"},
-            "build the vocabulary",
-        ),
-        Node(
-            "tokens",
-            "data_pipeline.tokens.stage:TokensStage",
-            lambda p: p.tokens,
-            {"corpus": "corpus", "tokenizer": "tokenizer", "quality": "quality"},
-            "tokenize the corpus",
-        ),
-        Node(
-            "agent_tokens",
-            "data_pipeline.tokens.stage:TokensStage",
-            lambda p: p.tokens,
-            {"corpus": "trajectories", "tokenizer": "tokenizer"},
-            "tokenize the trajectories",
-        ),
-    ]
-    previous = ""
-    for stage in TRAINING_STAGES:
-        plan_inputs = {"tokens": "tokens"} | ({"agent_tokens": "agent_tokens"} if stage == "agentic" else {})
-        if previous:
-            plan_inputs["previous"] = f"plan.{previous}"
-        made.append(
-            Node(
-                f"plan.{stage}",
-                "data_pipeline.curriculum.stage:PlanStage",
-                _plan(stage),
-                plan_inputs,
-                "plan the mix",
-            )
-        )
-        previous = stage
-    if imported:
-        made.append(
-            Node(
-                "init",
-                "pretrain.imported:ImportStage",
-                lambda p: p.init_stage(),
-                {"tokenizer": "tokenizer"},
-                "take over a model",
-            )
-        )
-    previous = "init" if imported else ""
-    for stage in TRAINING_STAGES:
-        room = (
-            "pretrain.stage:PretrainStage"
-            if stage in ("commonsense", "stem")
-            else "midtrain.stage:MidtrainStage"
-        )
-        inputs = {"plan": f"plan.{stage}", **with_agent}
-        if previous:
-            inputs["init"] = previous
-        made.append(Node(stage, room, _training(stage), inputs, f"train: {stage}"))
-        made.append(_evaluation(stage))
-        previous = stage
-    posttrain = {**with_agent, "trajectories": "trajectories"}
-    made += [
-        Node(
-            "sft",
-            "posttrain.sft:SFTStage",
-            lambda p: p.sft_stage(),
-            {**posttrain, "init": "agentic"},
-            "train: SFT",
-        ),
-        _evaluation("sft"),
-        Node(
-            "rl", "posttrain.rl:RLStage", lambda p: p.rl_stage(), {**with_agent, "init": "sft"}, "train: RL"
-        ),
-        _evaluation("rl"),
-    ]
-    quoted = [*TRAINING_STAGES, "sft", "rl"]
-    card = {stage: stage for stage in quoted if stage != "rl"} | {
-        f"eval.{stage}": f"eval.{stage}" for stage in quoted
-    }
-    made.append(
-        Node(
-            "export",
-            "posttrain.export:ExportStage",
-            lambda p: p.export,
-            {"model": "rl", "tokenizer": "tokenizer", "corpus": "corpus", "tokens": "tokens", **card},
-            "write the Hugging Face folder",
-        )
-    )
-    return made
-
-
-def _plan(stage: str) -> Callable[[Profile], Config]:
-    return lambda profile: profile.plan_stage(stage)
-
-
-def _training(stage: str) -> Callable[[Profile], Config]:
-    return lambda profile: profile.training_stage(stage)
-
-
-def _evaluation(stage: str) -> Node:
-    inputs = {"model": stage, "tokenizer": "tokenizer"}
-    return Node(
-        f"eval.{stage}",
-        "evaluation.stage:EvaluationStage",
-        lambda p: p.evaluation,
-        inputs,
-        f"evaluate {stage}",
-    )
+RESERVED = ("artifacts", "cache", "prefect")  # folders beside those of runs
 
 
 class Run:
@@ -198,6 +39,8 @@ class Run:
         name: the run's name; the profile's by default.
         listeners: receive progress events of every node.
         pipeline: the nodes; the whole chain by default.
+        asked: how a person names the profile: ``profile`` (a name or a path) and ``overrides``; kept for
+            those who want to go on with it.
     """
 
     def __init__(
@@ -207,21 +50,58 @@ class Run:
         name: str = "",
         listeners: list[Listener] | None = None,
         pipeline: list[Node] | None = None,
+        asked: Mapping[str, Any] | None = None,
     ) -> None:
         self.store = store
         self.name = name or profile.name
         self.folder = store.root / self.name
-        edits = load_edits(self.folder)
-        self.profile = with_edits(profile, edits, str(self.folder / EDITS_FILE)) if edits else profile
+        self.given = profile
+        self.asked = dict(asked or {"profile": profile.name})
         self.listeners = listeners if listeners is not None else []
-        self.nodes = {
-            node.name: node
-            for node in (pipeline if pipeline is not None else nodes(profile.init_from is not None))
-        }
+        self.pipeline = pipeline
         self.artifacts: dict[str, Artifact] = {}
-        self.record: dict[str, Any] = {"profile": profile.name, "nodes": {}}
+        self._read()
+
+    def _read(self) -> None:
+        """Take over what the run's folder says: branch, edits, and what every node stands for."""
+        self.branch = load_branch(self.folder)
+        edits = load_edits(self.folder)
+        profile = self.given
+        self.taken = {}
+        if self.branch:
+            self.taken = {name: self._open(name, found) for name, found in self.branch.taken.items()}
+            profile = joined_on(profile, self.taken)
+        self.profile = with_edits(profile, edits, str(self.folder / EDITS_FILE)) if edits else profile
+        imported = profile.init_from is not None if self.pipeline is None else False
+        made = self.branch.nodes(imported) if self.branch else self.pipeline or nodes(imported)
+        self.nodes = {node.name: node for node in made}
+        self.record: dict[str, Any] = {"profile": self.given.name, "nodes": {}}
         if (self.folder / RUN_RECORD).exists():
             self.record = read_json(self.folder / RUN_RECORD)
+
+    @contextlib.contextmanager
+    def held(self, say: Listener | None = None) -> Iterator[None]:
+        """Keep others off the run's folder: one process at a time makes a run.
+
+        Who comes second waits, as long as ``execution.lock_timeout`` says, and then goes on from what the
+        first has made. The kernel releases the folder when the process dies.
+
+        Args:
+            say: is told when there is somebody to wait for, besides the run's listeners.
+
+        Raises:
+            LockedError: another process makes the run, and did not finish in time.
+        """
+        listeners = [*self.listeners, *([say] if say else [])]
+        path, timeout = (
+            self.store.root / ".locks" / f"run {self.name}.lock",
+            self.given.execution.lock_timeout,
+        )
+        with lock(path, timeout, Progress(self.name, listeners)):
+            self._read()  # it may have waited for another to write there
+            self.record |= {"asked": self.asked}
+            write_json(self.folder / RUN_RECORD, self.record)
+            yield
 
     def order(self, stop_after: str = "", group: str = "") -> list[str]:
         """Node names in the order they are made.
@@ -251,6 +131,8 @@ class Run:
 
     def make(self, name: str) -> Artifact:
         """Make a node's artifact, or verify the one there is. This object must have made its inputs."""
+        if name in self.taken:
+            return self._take(name)
         stage = self.stage(name)
         stage.resolve(self.store.cache, self.profile.execution, Progress(name, self.listeners))
         identity = {
@@ -275,6 +157,37 @@ class Run:
         self.artifacts[name] = artifact
         return artifact
 
+    def _take(self, name: str) -> Artifact:
+        """An artifact of the run this one branched from, as it is."""
+        artifact = self.taken[name]
+        verify_artifact(artifact)
+        Progress(name, self.listeners).mark(SKIPPED, str(artifact), **artifact.summary)
+        manifest = artifact.manifest
+        identity = {key: manifest[key] for key in ("kind", "recipe", "config", "resolved")}
+        inputs = {
+            role: f"{one['name']}-{one['fingerprint'][:12]}" for role, one in manifest["inputs"].items()
+        }
+        entry = {
+            "fingerprint": artifact.fingerprint,
+            "identity": {**identity, "inputs": inputs},
+            "sealed": True,
+        }
+        if self.record["nodes"].get(name, {}).get("fingerprint") != artifact.fingerprint:
+            self._remember(name, {**entry, "reason": ""})
+        self.artifacts[name] = artifact
+        return artifact
+
+    def _open(self, name: str, fingerprint: str) -> Artifact:
+        assert self.branch
+        try:
+            return self.store.open(name, fingerprint)
+        except FileNotFoundError as error:
+            raise StemmaError(
+                f"run {self.name!r} begins with what run {self.branch.from_run!r} has made, but "
+                f"{self.store.folder(name, fingerprint)} is gone. Restore it, or branch anew under another "
+                "name"
+            ) from error
+
     def _remember(self, name: str, entry: dict[str, Any]) -> None:
         self.record["nodes"][name] = entry
         write_json(self.folder / RUN_RECORD, self.record)
@@ -293,56 +206,67 @@ def _in_short(changes: list[str], lines: int = 4, width: int = 160) -> str:
     return "; ".join(shown + more)
 
 
-def open_run(store: Store, name: str) -> dict[str, Artifact]:
-    """The sealed artifacts of a run by node name, in the order they are made.
+def begin(
+    profile: str,
+    overrides: Iterable[str] = (),
+    root: Path = Path("runs"),
+    name: str = "",
+    start_from: str = "",
+    from_run: str = "",
+) -> Run:
+    """The run that a person asks for: a new one, one that goes on, or a branch of another.
+
+    Args:
+        profile: a profile's name, or the path of a .yaml.
+        overrides: changes to it, ``path.to.field=value``.
+        root: the folder of runs.
+        name: of the run; by default the profile's, or for a branch one made of where it parts and of the
+            profile, so that asking again means the same run.
+        start_from: branch: the first stage to make, or stage and step (``stem``, ``stem@120``). What it is
+            made from is taken from ``from_run`` as it is.
+        from_run: the run to branch from; the profile's by default.
 
     Raises:
-        StemmaError: there is no such run; lists those there are.
+        ProfileError: the profile cannot be used.
+        StemmaError: the name cannot be one, or is another run's; there is nothing to branch from, with what
+            there is.
     """
-    return _open(store, name)[0]
-
-
-def open_work(store: Store, name: str) -> dict[str, Path]:
-    """The folders of a run's nodes that have begun and are not sealed: being made, or interrupted.
-
-    What is in there is as a crash would leave it: only what stages write atomically, or line by line, can be
-    read.
-
-    Raises:
-        StemmaError: there is no such run; lists those there are.
-    """
-    return _open(store, name)[1]
-
-
-def _open(store: Store, name: str) -> tuple[dict[str, Artifact], dict[str, Path]]:
-    made = read_record(store, name)["nodes"]
-    order = [node.name for node in nodes(imported=True) if node.name in made]
-    order += sorted(made.keys() - set(order))
-    found: dict[str, Artifact] = {}
-    working: dict[str, Path] = {}
-    for node in order:
-        current = {str(artifact) for artifact in found.values()}
-        # What still stands for an earlier profile, because the run has not come to it again, is left out.
-        if not current.issuperset(made[node]["identity"]["inputs"].values()):
-            continue
-        folder = store.folder(node, made[node]["fingerprint"])
-        if store.is_sealed(node, made[node]["fingerprint"]):
-            found[node] = store.open(node, made[node]["fingerprint"])
-        elif folder.is_dir():
-            working[node] = folder
-    return found, working
-
-
-def read_record(store: Store, name: str) -> dict[str, Any]:
-    """A run's ``run.json``.
-
-    Raises:
-        StemmaError: there is no such run; lists those there are.
-    """
-    path = store.root / name / RUN_RECORD
-    if not path.exists():
-        known = sorted(found.parent.name for found in store.root.glob(f"*/{RUN_RECORD}"))
+    overrides = list(overrides)
+    loaded, store = load_profile(profile, overrides), Store(root)
+    asked = {"profile": profile, "overrides": overrides}
+    if name and (name in RESERVED or not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", name)):
         raise StemmaError(
-            f"there is no run {name!r} in {store.root}; runs are: {', '.join(known) or '(none)'}"
+            f"{name!r} cannot be the name of a run: letters, digits, '.', '_' and '-', beginning with a "
+            f"letter or digit, and none of {', '.join(RESERVED)}"
         )
-    return dict(read_json(path))
+    if not start_from:
+        if from_run:
+            raise StemmaError(
+                "from_run says which run to branch from; say where with start_from (stem, stem@120)"
+            )
+        return Run(loaded, store, name, asked=asked)
+    from_run = from_run or loaded.name
+    branch = part(store, from_run, start_from)
+    name = name or default_name(branch, loaded)
+    _record(store, name, branch)
+    return Run(loaded, store, name, asked=asked)
+
+
+def _record(store: Store, name: str, branch: Branch) -> None:
+    """Write a branch into its run's folder, if it is not there."""
+    folder = store.root / name
+    with lock(store.root / ".locks" / f"branch {name}.lock", 60.0, Progress(name)):
+        there = load_branch(folder)
+        if there and (there.from_run, there.start) == (branch.from_run, branch.start):
+            return  # what it took when it was made stays, though the other run may have gone on
+        if there:
+            raise StemmaError(
+                f"run {name!r} was branched from {there.start} of run {there.from_run!r}; give another name"
+            )
+        if (folder / RUN_RECORD).exists():
+            raise StemmaError(f"run {name!r} is there and no such branch; give another name")
+        edits = load_edits(store.root / branch.from_run)
+        save_branch(folder, branch)
+        kept = store.root / branch.from_run / EDITS_FILE
+        if edits:  # changes of the mix belong to the run, and the branch goes on with it
+            write_atomic(folder / EDITS_FILE, kept.read_bytes())

@@ -3,6 +3,7 @@
 from typing import Any
 
 from data_pipeline.config import PlanConfig
+from data_pipeline.curriculum.branched import ROLE, branched_plan
 from data_pipeline.curriculum.build import PlanError, build_plan, leave_out
 from data_pipeline.curriculum.cursor import Universe
 from data_pipeline.curriculum.plan import PLAN_FILE, SPLIT, Plan, PlannedSource
@@ -10,11 +11,14 @@ from data_pipeline.tokens.shards import INDEX_FILE
 from stemma.core.files import read_json, write_json
 from stemma.core.stage import Stage, Workspace
 
+PLANNED = ("previous", ROLE)  # inputs that are no tokens
+
 
 class PlanStage(Stage):
     """Plan one training stage.
 
-    Inputs: tokens artifacts, under any roles but ``previous``: the plan of the stage before, if there is one.
+    Inputs: tokens artifacts, under any roles but ``previous``, the plan of the stage before, if there is one,
+    and ``branch``, a checkpoint of another run that the stage goes on from.
     """
 
     kind = "plan"
@@ -27,7 +31,10 @@ class PlanStage(Stage):
         if left_out:
             work.progress.say(f"the mix goes on without {', '.join(left_out)}: out of reach for the corpus")
         config = self.config.model_copy(update={"curriculum": curriculum})
-        plan = build_plan(config, sources, previous.cursors() if previous else None)
+        if ROLE in self.inputs:
+            plan = branched_plan(self.config, config, self.inputs[ROLE])
+        else:
+            plan = build_plan(config, sources, previous.cursors() if previous else None)
         write_json(work.path / PLAN_FILE, plan.to_json())
         ledger = plan.counts(plan.total_samples)
         return {
@@ -44,7 +51,7 @@ class PlanStage(Stage):
         """Sources the corpus behind the tokens could not reach, with their domains."""
         found: dict[str, str] = {}
         for role, artifact in self.inputs.items():
-            if role != "previous":
+            if role not in PLANNED:
                 found |= read_json(artifact.file(INDEX_FILE)).get("skipped", {})
         return found
 
@@ -52,7 +59,7 @@ class PlanStage(Stage):
         """Sources of the tokens artifacts; those planned before keep their seed and must be the same."""
         found: dict[str, PlannedSource] = {}
         for role, artifact in sorted(self.inputs.items()):
-            if role == "previous":
+            if role in PLANNED:
                 continue
             index = read_json(artifact.file(INDEX_FILE))
             for name, entry in sorted(index["sources"].items()):

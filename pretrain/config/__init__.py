@@ -4,6 +4,7 @@ Torch-free: ``stemma plan`` and the profile loader read these in milliseconds. H
 is *not* here: that is ``stemma.core.stage.Execution``, which never changes an artifact's fingerprint.
 """
 
+from pretrain.config.branch import BranchConfig
 from pretrain.config.guards import GuardConfig
 from pretrain.config.imported import ImportConfig
 from pretrain.config.joined import joined
@@ -17,6 +18,7 @@ from pretrain.config.schedule import DecayShape, ScheduleConfig, ScheduleShape
 from pretrain.config.training import PretrainConfig, TrainingConfig
 
 __all__ = [
+    "BranchConfig",
     "DecayShape",
     "FP8Config",
     "FP8Format",
