@@ -20,6 +20,7 @@ from pydantic import Field
 
 from pretrain.config import ModelConfig, TrainingConfig
 from pretrain.lifeline import PARENT_VARIABLE
+from pretrain.srun import on_all_nodes
 from pretrain.supervisor import GRACE_SECONDS, Supervisor
 from stemma.core.config import Config
 from stemma.core.errors import Preempted
@@ -127,6 +128,8 @@ def command(job: Path, execution: Execution) -> list[str]:
 
     One rank needs nobody to bring it together with others, and torchrun takes as long to start as it does.
     """
+    if execution.launcher == "srun":
+        return on_all_nodes(execution, job)
     if execution.ranks == 1:
         return [sys.executable, "-m", "pretrain.worker", str(job)]
     if execution.nodes > 1:

@@ -104,7 +104,7 @@ def run_problems(execution: Execution, model: ModelConfig, batches: Mapping[str,
         yield f"execution: {problem}"
     if execution.ranks % execution.nodes:
         yield f"execution: {execution.ranks} ranks cannot be spread evenly over nodes {execution.nodes}"
-    if execution.nodes > 1 and not execution.rendezvous:
+    if execution.nodes > 1 and not execution.rendezvous and execution.launcher == "local":
         yield "execution.rendezvous is empty; with nodes above 1, give the first machine's host:port"
     for place, sequences in batches.items():
         if sequences % execution.data_parallel:

@@ -116,4 +116,9 @@ def job_variables(made: Pool, folder: Path) -> dict[str, Any]:
         made: the pool.
         folder: relative paths of profiles are relative to this one, where flow runs see this machine's files.
     """
-    return {} if made.root else {"working_dir": str(folder.absolute())}
+    if made.root:
+        return {}
+    from flows.guard import COMMAND
+
+    where = {"working_dir": str(folder.absolute())}
+    return where | {"command": COMMAND} if made.kind == PROCESS else where

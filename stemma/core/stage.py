@@ -13,7 +13,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -37,7 +37,14 @@ class Execution(Config):
         False, description="tensor-parallel ranks share the positions between layers too (SP)"
     )
     nodes: int = Field(1, ge=1, description="machines; above 1, torchrun is started once on each")
-    rendezvous: str = Field("", description="host:port of the first machine, for nodes above 1")
+    launcher: Literal["local", "srun"] = Field(
+        "local",
+        description="who starts torchrun on each machine: `local` starts it on this one (start the others by "
+        "hand), `srun` on all nodes of the Slurm job that this runs in",
+    )
+    rendezvous: str = Field(
+        "", description="host:port of the first machine, for nodes above 1; `srun` finds its own"
+    )
     restarts: int = Field(2, ge=0, description="times a training whose process died or hung is started again")
     hang_seconds: float = Field(
         1800.0, gt=0, description="seconds without a step after which training counts as hung"
