@@ -32,10 +32,10 @@ class Request:
     run: the run's name; the profile's by default.
     group: a stage group; the whole chain by default.
     stop_after: the last node to make.
-    start_from: branch another run: the first stage to make, or stage and step (``stem``, ``stem@120``).
-    from_run: the run to branch from; the profile's by default.
     approve: stages that do not begin before a person says yes.
     approval_days: how long an answer may take; then the flow run fails.
+    start_from: branch another run: the first stage to make, or stage and step (``stem``, ``stem@120``).
+    from_run: the run to branch from; the profile's by default.
     """
 
     profile: str
@@ -44,10 +44,10 @@ class Request:
     run: str = ""
     group: str = ""
     stop_after: str = ""
-    start_from: str = ""
-    from_run: str = ""
     approve: Sequence[str] = ()
     approval_days: float = DAYS
+    start_from: str = ""
+    from_run: str = ""
 
     def walk(self) -> Run:
         """The run that is asked for, or the one the caller made."""
