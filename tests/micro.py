@@ -7,6 +7,7 @@ A test that needs a stage's inputs asks for them and runs that stage alone:
         done = run_micro(root, "stem")
 """
 
+import errno
 import fcntl
 import os
 import shutil
@@ -22,6 +23,7 @@ from stemma.pipeline import RUN_RECORD, nodes, open_run, read_record
 
 PROFILE = Path(__file__).with_name("micro.yaml")
 NAME = "micro"
+SECRET = "e7a1c0ffee5ec2e7"  # in the environment of every process; nothing that is kept may hold it
 PATIENCE = 900  # seconds for the whole chain; it takes one minute on an idle machine
 
 
@@ -61,7 +63,7 @@ class Micro:
         made = self.make(wanted[-1]) if wanted else {}
         for name in wanted:
             source = made[name].path
-            shutil.copytree(source, root / source.relative_to(self.root), copy_function=os.link)
+            shutil.copytree(source, root / source.relative_to(self.root), copy_function=link)
         record = read_record(Store(self.root), NAME) if wanted else {"profile": NAME, "nodes": {}}
         if not before:
             shutil.copytree(self.root / NAME, root / NAME)  # the reports
@@ -95,7 +97,18 @@ def run_micro(
 def surroundings(changes: Mapping[str, str] = {}) -> dict[str, str]:
     """The environment of a process that a test starts, from any folder."""
     paths = filter(None, [str(PROFILE.parents[1]), os.environ.get("PYTHONPATH", "")])
-    return {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1", **changes}
+    fixed = {"PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1", "SOME_API_KEY": SECRET}
+    return {**os.environ, **fixed, **changes}
+
+
+def link(source: str, target: str) -> None:
+    """A hard link, or a copy on another file system."""
+    try:
+        os.link(source, target)
+    except OSError as error:
+        if error.errno != errno.EXDEV:
+            raise
+        shutil.copyfile(source, target)
 
 
 def own(path: Path) -> Path:
