@@ -1,18 +1,19 @@
-"""Progress events into what Prefect shows: log lines and a live progress artifact per stage."""
+"""Progress events into what Prefect shows: log lines, a live progress bar, a report that grows."""
 
 import contextvars
-import logging
 import time
-from uuid import UUID
+from collections.abc import Callable
 
-import httpx
-from prefect.artifacts import create_progress_artifact, update_progress_artifact
+from flows.board import Board, Logger
+from stemma.core.progress import BEGIN, FAILED, LOG, SAY, SEALED, SKIPPED, STEP, Event
+from stemma.terminal import duration
 
-from stemma.core.progress import BEGIN, FAILED, SAY, SEALED, SKIPPED, STEP, Event
-from stemma.terminal import duration, headline
-
-INTERVAL = 1.0  # seconds between two updates of a progress artifact
-LOG_INTERVAL = 10.0  # seconds between two log lines of progress: the history that the artifact overwrites
+INTERVAL, LONGEST_INTERVAL = (
+    1.0,
+    10.0,
+)  # seconds between two updates of the bar: longer as the stage gets older
+LOG_INTERVAL = 10.0  # seconds between two log lines of progress: the history that the bar does not keep
+REPORT_INTERVAL = 60.0  # seconds between two reports of a stage that trains, and so many times what one takes
 
 
 def artifact_key(*parts: str) -> str:
@@ -23,17 +24,26 @@ def artifact_key(*parts: str) -> str:
 class TaskListener:
     """A progress listener for one node; make it inside the node's task run.
 
-    The server is for looking on: where it cannot be reached, that is logged once and the work goes on.
+    Args:
+        node: its name.
+        logger: the task run's.
+        board: shows the bar and the report; without one there are only log lines.
+        report: writes the report of a node that trains, given its optimizer steps.
     """
 
-    def __init__(self, node: str, logger: "logging.Logger | logging.LoggerAdapter[logging.Logger]") -> None:
-        self.node = node
-        self.logger = logger
-        self.artifact: UUID | None = None
-        self.updated = 0.0
-        self.logged = time.monotonic()
+    def __init__(
+        self,
+        node: str,
+        logger: Logger,
+        board: Board | None = None,
+        report: Callable[[int], str] | None = None,
+    ) -> None:
+        self.node, self.logger, self.board, self.report = node, logger, board, report
+        self.began = self.logged = time.monotonic()
+        self.updated = self.reported = 0.0
+        self.pause = REPORT_INTERVAL / 4  # the first report comes soon
         self.latest: Event | None = None
-        self.unreachable = False
+        self.pace = Pace()
         self.context = contextvars.copy_context()
 
     def __call__(self, event: Event) -> None:
@@ -43,45 +53,87 @@ class TaskListener:
 
     def _receive(self, event: Event) -> None:
         if event.kind == BEGIN:
+            self.reported = time.monotonic()
             self.logger.info("%s begins%s", self.node, f": {event.text}" if event.text else "")
         elif event.kind == STEP:
-            self.latest = event
-            if time.monotonic() - self.updated >= INTERVAL:
-                self._show(event)
-        elif event.kind == SAY:
+            self._step(event)
+        elif event.kind in (SAY, LOG):
             self.logger.info("%s: %s", self.node, event.text)
         elif event.kind == SEALED:
-            self._show(self.latest, done=True)
+            self._show(100.0, "done")
             seconds = duration(event.metrics.get("seconds", 0.0))
             self.logger.info("%s is done after %s: %s", self.node, seconds, event.text)
         elif event.kind == SKIPPED:
+            self._show(100.0, "was there, and is intact")
             self.logger.info("%s is there and intact: %s", self.node, event.text)
         elif event.kind == FAILED:
             if self.latest:
-                self._show(self.latest)
+                self._show(self._percent(self.latest), "stopped")
             self.logger.error("%s failed: %s", self.node, event.text)
 
-    def _show(self, event: Event | None, done: bool = False) -> None:
+    def _step(self, event: Event) -> None:
+        self.latest = event
+        now = time.monotonic()
+        self.pace.reached(event.step, now)
+        if now - self.updated >= min(LONGEST_INTERVAL, max(INTERVAL, (now - self.began) / 60)):
+            self._show(self._percent(event))
+        if now - self.logged >= LOG_INTERVAL:
+            self.logged = now
+            self.logger.info("%s: %s", self.node, self._line())
+        if self.board and self.report and "loss" in event.metrics and now - self.reported >= self.pause:
+            self.board.markdown(artifact_key("stage", self.node), self.report(event.total), "being made")
+            self.reported = time.monotonic()
+            self.pause = REPORT_INTERVAL * max(1.0, self.reported - now)
+
+    def _show(self, percent: float, how: str = "") -> None:
+        if self.board is None:
+            return
         self.updated = time.monotonic()
-        percent = 100.0 if done else 0.0
-        text = "done"
-        if event:
-            percent = percent or min(100.0, 100.0 * event.step / max(event.total, 1))
-            figures = headline(event.metrics) or event.text
-            text = f"{self.node}: {event.step:,} of {event.total:,} {event.unit}" + (
-                f", {figures}" if figures else ""
-            )
-            if time.monotonic() - self.logged >= LOG_INTERVAL:
-                self.logged = time.monotonic()
-                self.logger.info(text)
-        try:
-            if self.artifact is None:
-                self.artifact = create_progress_artifact(
-                    percent, key=artifact_key("progress", self.node), description=text
-                )
-            else:
-                update_progress_artifact(self.artifact, percent, description=text)
-        except httpx.HTTPError as error:
-            if not self.unreachable:
-                self.logger.warning("the Prefect server does not take progress (%s); the work goes on", error)
-            self.unreachable = True
+        text = " · ".join(filter(None, [self.node, how, self._line(left=not how)]))
+        self.board.progress(artifact_key("progress", self.node), percent, text)
+
+    def _percent(self, event: Event) -> float:
+        return min(100.0, 100.0 * event.step / max(event.total, 1))
+
+    def _line(self, left: bool = True) -> str:
+        """Where the stage is: ``120 of 300 steps · 245,760 tokens · loss 3.210 · 3 m 20 s left``."""
+        event = self.latest
+        if event is None:
+            return ""
+        parts = [f"{event.step:,} of {event.total:,} {event.unit}"]
+        metrics = event.metrics
+        if "tokens" in metrics:
+            parts.append(f"{metrics['tokens']:,} tokens")
+        if "loss" in metrics:
+            parts.append(f"loss {metrics['loss']:.3f}")
+        if "reward" in metrics:
+            parts.append(f"reward {metrics['reward']:.3f}")
+        if "tokens_per_second" in metrics:
+            parts.append(f"{metrics['tokens_per_second']:,.0f} tokens/s")
+        if event.text:
+            parts.append(event.text)
+        remaining = self.pace.left(event.total) if left and event.step < event.total else None
+        if remaining is not None:
+            parts.append(f"{duration(remaining)} left")
+        return " · ".join(parts)
+
+
+class Pace:
+    """How long the rest takes, at the speed since this attempt began."""
+
+    def __init__(self) -> None:
+        self.first: tuple[int, float] | None = None
+        self.last = (0, 0.0)
+
+    def reached(self, step: int, now: float) -> None:
+        """A step is done; ``now`` in seconds of a steady clock."""
+        if self.first is None or step < self.last[0]:  # it began, or went back to a checkpoint
+            self.first = (step, now)
+        self.last = (step, now)
+
+    def left(self, total: int) -> float | None:
+        """Seconds until ``total`` steps; None before that can be told."""
+        if self.first is None or self.last[0] == self.first[0]:
+            return None
+        seconds = (self.last[1] - self.first[1]) / (self.last[0] - self.first[0])
+        return seconds * (total - self.last[0])

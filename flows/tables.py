@@ -1,34 +1,39 @@
-"""What the UI shows of an artifact: its summary, its planned and realized mix, and the lineage of a run."""
+"""What the UI shows of an artifact as tables: what it is, its figures, its planned and realized mix."""
 
 from typing import Any
 
-from stemma.core.artifact import Artifact, Store
+from stemma.core.artifact import Artifact
 from stemma.core.files import read_json
 from stemma.core.ledger import Count, Ledger
-from stemma.core.lineage import ancestry
-from stemma.report import reward_line, rows
 from stemma.terminal import duration
 
 LEDGER = "ledger.json"
 
 
-def summary_markdown(artifact: Artifact) -> str:
-    """An artifact's origin, place and figures."""
-    inputs = ", ".join(f"{role}: `{reference(item)}`" for role, item in artifact.manifest["inputs"].items())
-    lines = [
-        f"# {artifact.name}",
-        "",
-        f"| artifact | `{artifact}` |",
-        "|---|---|",
-        f"| made from | {inputs or 'nothing of ours'} |",
-        f"| made in | {duration(artifact.manifest['seconds'])} |",
-        f"| folder | `{artifact.path}` |",
-    ]
-    figures = flatten(artifact.summary)
-    if figures:
-        lines += ["", "| figure | value |", "|---|---|"]
-        lines += [f"| {name} | {show(value)} |" for name, value in figures]
-    return "\n".join(lines) + "\n"
+def origin_table(artifact: Artifact) -> str:
+    """Which artifact it is, and where."""
+    rows = {
+        "artifact": f"`{artifact}`",
+        "fingerprint": f"`{artifact.fingerprint}`",
+        "folder": f"`{artifact.path}`",
+        "made in": duration(artifact.manifest["seconds"]),
+    }
+    lines = ["| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in rows.items())]
+    return "\n".join(lines)
+
+
+def inputs_table(artifact: Artifact) -> str:
+    """What it was made from."""
+    inputs = [f"| {role} | `{reference(item)}` |" for role, item in artifact.manifest["inputs"].items()]
+    if not inputs:
+        return "Made from nothing of ours."
+    return "\n".join(["| made from | artifact |", "|---|---|", *inputs])
+
+
+def figures_table(artifact: Artifact) -> str:
+    """All figures its stage returned; "" without any."""
+    figures = [f"| {name} | {show(value)} |" for name, value in flatten(artifact.summary)]
+    return "\n".join(["| figure | value |", "|---|---|", *figures]) if figures else ""
 
 
 def reference(item: dict[str, str]) -> str:
@@ -92,32 +97,3 @@ def _row(domain: str, source: str, planned: Count | None, realized: Count | None
         "supervised": realized.supervised,
         "samples": realized.samples,
     }
-
-
-def report_markdown(name: str, description: str, artifacts: dict[str, Artifact], store: Store) -> str:
-    """A run's report for the UI, which is narrow and draws no Mermaid: the lineage is a list.
-
-    Args:
-        name: the run's name.
-        description: its profile's, for people.
-        artifacts: by node name, in the order they were made.
-        store: where their inputs are found.
-    """
-    found = rows(artifacts)
-    lines = [f"# Run {name}", "", description, ""]
-    lines += [
-        "| stage | tokens | bits per byte, before → after | task scores | time |",
-        "|---|---|---|---|---|",
-    ]
-    for row in found:
-        bits = ", ".join(f"{domain} {a:.2f} → {b:.2f}" for domain, (a, b) in row["bits_per_byte"].items())
-        scores = ", ".join(f"{task} {value:.3f}" for task, value in row["scores"].items())
-        tokens = "" if row["tokens"] is None else f"{row['tokens']:,}"
-        lines.append(f"| {row['stage']} | {tokens} | {bits} | {scores} | {duration(row['seconds'])} |")
-    if line := reward_line(found):
-        lines += ["", line]
-    lines += ["", "## What was made from what", ""]
-    for artifact in ancestry(list(artifacts.values())[-1], store):
-        inputs = ", ".join(f"`{reference(item)}`" for item in artifact.manifest["inputs"].values())
-        lines.append(f"- `{artifact}`" + (f" from {inputs}" if inputs else ""))
-    return "\n".join(lines) + "\n"

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 BEGIN, STEP, SAY, SEALED, SKIPPED, FAILED = "begin", "step", "say", "sealed", "skipped", "failed"
+LOG = "log"  # a line that a process of the stage printed: for a log, not for a terminal
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,10 @@ class Progress:
     def say(self, text: str, **metrics: Any) -> None:
         """Report something a person should read."""
         self.emit(Event(self.stage, SAY, text, metrics=metrics))
+
+    def log(self, text: str) -> None:
+        """Pass on a line that a process of the stage printed."""
+        self.emit(Event(self.stage, LOG, text))
 
     def mark(self, kind: str, text: str = "", **metrics: Any) -> None:
         """Report a change of state (begin, sealed, skipped, failed)."""

@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from flows.events import artifact_key
-from flows.tables import flatten, mix_table, report_markdown, show, summary_markdown
+from flows.tables import figures_table, flatten, inputs_table, mix_table, origin_table, show
 from stemma.core.artifact import Artifact
 
 
@@ -45,24 +45,13 @@ def test_no_ledger_no_table(made: dict[str, Artifact]) -> None:
     assert mix_table(bare) is None
 
 
-def test_summary_names_figures_and_inputs(made: dict[str, Artifact]) -> None:
-    text = summary_markdown(made["plan.second"])
-    assert f"source: `{made['first']}`" in text
-    assert "| bits_per_byte.web | 2.2 → 1.9 |" in text
-    assert "| tokens | 400 |" in text
-    assert "nothing of ours" in summary_markdown(made["first"])
-
-
-def test_report_has_a_row_per_stage_and_lists_the_lineage(made: dict[str, Artifact]) -> None:
-    from stemma.core.artifact import Store
-
-    store = Store(made["first"].path.parent.parent)
-    text = report_markdown("toy", "A toy.", made, store)
-    assert "| third | 400 | web 2.20 → 1.90 |  | " in text
-    assert "mermaid" not in text
-    order = [text.index(f"- `{made[name]}`") for name in ("first", "plan.second", "third")]
-    assert order == sorted(order)
-    assert f"- `{made['third']}` from `{made['plan.second']}`" in text
+def test_tables_name_figures_inputs_and_origin(made: dict[str, Artifact]) -> None:
+    second = made["plan.second"]
+    assert f"| source | `{made['first']}` |" in inputs_table(second)
+    assert "nothing of ours" in inputs_table(made["first"])
+    assert "| bits_per_byte.web | 2.2 → 1.9 |" in figures_table(second)
+    assert "| tokens | 400 |" in figures_table(second)
+    assert f"| fingerprint | `{second.fingerprint}` |" in origin_table(second)
 
 
 @pytest.mark.parametrize(
