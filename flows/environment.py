@@ -25,6 +25,7 @@ def prepare(root: Path) -> Path:
         "PREFECT_SERVER_UI_V2_ENABLED": "false",  # the second UI contacts an analytics host even so
         # Often enough for the automation that takes a run for dead after 90 s (flows.automations).
         "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30",
+        "PREFECT_WORKER_QUERY_SECONDS": "3",  # who presses a button waits for this
         "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
         "PYTHONPATH": os.pathsep.join(filter(None, [str(PROJECT), os.environ.get("PYTHONPATH", "")])),
     }

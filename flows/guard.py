@@ -8,13 +8,15 @@ worker, and asks the flow's process to stop, once (``flows.line``). Killed itsel
 
 import contextlib
 import os
-import runpy
 import shlex
 import signal
 import subprocess
 import sys
 from pathlib import Path
 from types import FrameType
+from uuid import UUID
+
+from flows import line
 
 LOOK_SECONDS = 0.5  # between looks at the worker
 LAST_BYTES = 4000
@@ -63,17 +65,30 @@ def guard() -> int:
 
 
 def run_flow(ear: int) -> None:
-    """The child's side: what ``python -m prefect.engine`` does, for the flow run of the environment."""
-    from flows.line import hold
+    """The child's side: what ``python -m prefect.engine`` does for the flow run of the environment.
 
-    hold(ear)
-    from uuid import UUID
+    That one logs a traceback for every run that ends as failed or cancelled, after all was said.
+    """
+    line.hold(ear)
+    from prefect._internal.control_listener import configure_from_env
+    from prefect.engine import handle_engine_signals
+    from prefect.flow_engine import flow_run_logger, load_flow, load_flow_run
+    from prefect.flow_engine import run_flow as run
 
     from flows.orphans import mark
 
-    mark(UUID(os.environ[FLOW_RUN]))  # before it counts as running: what is unmarked is nobody's
-    sys.argv = ["prefect.engine"]
-    runpy.run_module("prefect.engine", run_name="__main__", alter_sys=True)
+    name = UUID(os.environ[FLOW_RUN])
+    mark(name)  # before it counts as running: what is unmarked is nobody's
+    configure_from_env()  # the worker says by this channel that a SIGTERM is to cancel
+    with handle_engine_signals(name):
+        flow_run = load_flow_run(flow_run_id=name)
+        logger = flow_run_logger(flow_run=flow_run)
+        try:
+            flow = load_flow(flow_run)
+        except Exception:
+            logger.exception("the flow cannot be loaded")
+            raise
+        run(flow, flow_run=flow_run, return_type="state", error_logger=logger)
 
 
 def _log() -> Path:

@@ -32,7 +32,7 @@ LEAVING_SECONDS = 20.0  # the same when asked to stop: the server may be gone wi
 SETTLE_SECONDS = 10.0  # the server learns of the ends of tasks from events, a little late
 
 SAID = {
-    Reason.STOP: "Stopped.",
+    Reason.STOP: "Stopped as asked.",
     Reason.CANCEL: "Cancelled.",
     Reason.WORKER: "Its worker is gone.",
     Reason.GUARD: "Its process was killed.",
@@ -118,6 +118,8 @@ def _settle(flow_run: UUID, done: bool, logger: Logger) -> None:
         for task in unended:
             end = Completed() if done or task is not last else Crashed(message="It ended here.")
             client.set_task_run_state(task.id, end, force=True)
+        if last is not None and not done and (ended := stopped()) is not None:
+            client.set_task_run_state(last.id, ended, force=True)  # to Prefect a signal is a crash
 
 
 def await_server(ask: Callable[[], Answer], logger: Logger, seconds: float = SERVER_SECONDS) -> Answer:
