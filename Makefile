@@ -17,7 +17,7 @@ ui: $(STAMP)
 # The documentation as a site; a link that leads nowhere fails. It asks no other host for anything.
 docs: $(STAMP)
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build
-	@echo "open site/index.html"
+	@echo "open site/index.html; its search works where a server serves it: $(BIN)/python -m http.server -d site -b 127.0.0.1"
 
 check: $(STAMP)
 	$(BIN)/ruff check .

@@ -67,6 +67,24 @@ class Part:
     def anchor(self) -> str:
         return self.model.__name__.lower()
 
+    @property
+    def choice(self) -> str:
+        """Of several models at one path, the words that choose this one: ``type: package``."""
+        for name, info in self.model.model_fields.items():
+            if get_origin(info.annotation) is Literal and get_args(info.annotation) == (info.default,):
+                return f"{name}: {info.default}"
+        return ""
+
+    @property
+    def heading(self) -> str:
+        """The first path that leads to it, and what chooses it there."""
+        return self.paths[0] + (f", {self.choice}" if self.choice else "")
+
+    @property
+    def label(self) -> str:
+        """What a type is called where a field has it."""
+        return self.choice.partition(": ")[2] or self.paths[0]
+
 
 def parts() -> dict[type[BaseModel], Part]:
     """Every model below ``Profile``, in the order a reader meets them, with its paths."""
@@ -137,14 +155,15 @@ def _section(section: str, info: FieldInfo, found: Mapping[type[BaseModel], Part
         lines += ["Nothing here changes a result, so nothing is made anew when it changes.", ""]
     shared = [part for part in found.values() if part.section != section and _used_in(part, section)]
     for part in (part for part in found.values() if part.section == section):
-        lines += [f"## {part.model.__name__} {{#{part.anchor}}}", "", _story(part.model), ""]
-        lines += ["At " + ", ".join(f"`{path}`" for path in part.paths) + ".", ""]
+        lines += [f"## {part.heading} {{#{part.anchor}}}", "", _story(part.model), ""]
+        if len(part.paths) > 1:
+            lines += ["Also at " + ", ".join(f"`{path}`" for path in part.paths[1:]) + ".", ""]
         if part.model.model_fields:
             lines += ["| field | what it means | type | default | |", "|---|---|---|---|---|"]
             lines += [_row(part, name, item, found) for name, item in part.model.model_fields.items()]
             lines.append("")
     if shared:
-        links = ", ".join(f"[{part.model.__name__}]({_link(part, section)})" for part in shared)
+        links = ", ".join(f"[`{part.heading}`]({_link(part, section)})" for part in shared)
         lines += [f"Described elsewhere: {links}.", ""]
     return "\n".join(lines)
 
@@ -214,14 +233,15 @@ def _shape(annotation: Any, found: Mapping[type[BaseModel], Part], here: str) ->
     if annotation is JsonValue:
         return "any value"
     if inspect.isclass(annotation) and issubclass(annotation, BaseModel):
-        return f"[{annotation.__name__}]({_link(found[annotation], here)})"
+        return f"[`{found[annotation].label}`]({_link(found[annotation], here)})"
     origin, inner = get_origin(annotation), get_args(annotation)
     if origin is Annotated:
         return _shape(inner[0], found, here) + _bounds(inner[1:])
     if origin is Literal:
         return " · ".join(f"`{value}`" for value in inner)
     if origin in (Union, types.UnionType):
-        return " or ".join(_shape(choice, found, here) for choice in inner)
+        shapes = [_shape(choice, found, here) for choice in inner]
+        return (" · " if all(shape.startswith("[`") for shape in shapes) else " or ").join(shapes)
     if origin is tuple and inner[-1] is not Ellipsis:
         return "[" + ", ".join(_shape(item, found, here) for item in inner) + "]"
     if origin in (tuple, list):

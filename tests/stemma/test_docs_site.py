@@ -78,11 +78,10 @@ def test_types_bounds_defaults_units_and_marks_are_those_of_the_models() -> None
     assert row("sft", "sftconfig.max_tokens") == ["tokens, ≥ 2", "**required**", "identity"]
     assert row("execution", "execution.workers") == ["whole number, ≥ 1", "`2`", "execution"]
     assert row("rl", "samplingconfig.top_p") == ["number, > 0, ≤ 1", "`1.0`", "identity"]
-    assert row("sft", "sftconfig.training")[0] == "[TrainingConfig](training.md#trainingconfig)"
-    assert (
-        "`training.STAGE.schedule`, `sft.training.schedule`, `rl.training.schedule`"
-        in pages["profile/training.md"]
-    )
+    assert row("sft", "sftconfig.training")[0] == "[`training.STAGE`](training.md#trainingconfig)"
+    assert "## training.STAGE.schedule {#scheduleconfig}" in pages["profile/training.md"]
+    assert "Also at `sft.training.schedule`, `rl.training.schedule`." in pages["profile/training.md"]
+    assert "## data.sources.NAME, type: debian {#debiansource}" in pages["profile/data.md"]
 
 
 class Loaded(HTMLParser):
