@@ -7,14 +7,24 @@ from prefect.cache_policies import NO_CACHE
 from prefect.utilities.annotations import quote
 
 from flows.board import Board
+from flows.devices import devices
 from flows.events import TaskListener, artifact_key
 from flows.overview import lineage, overview
 from flows.reports import StageReport
+from flows.retries import DELAYS, JITTER, RETRIES, worth_retrying
 from flows.tables import mix_table
 from stemma.pipeline import Run
 
 
-@task(task_run_name="{node}: {title}", cache_policy=NO_CACHE, retries=0, persist_result=False)
+@task(
+    task_run_name="{node}: {title}",
+    cache_policy=NO_CACHE,
+    persist_result=False,
+    retries=RETRIES,
+    retry_delay_seconds=DELAYS,
+    retry_jitter_factor=JITTER,
+    retry_condition_fn=worth_retrying,
+)
 def make(walk: Run, node: str, title: str) -> None:
     """Make one node's artifact, or verify the one there is, and show what it is."""
     logger = get_run_logger()
@@ -23,7 +33,8 @@ def make(walk: Run, node: str, title: str) -> None:
         listener = TaskListener(node, logger, board, report.working)
         walk.listeners.append(listener)
         try:
-            artifact = walk.make(node)
+            with devices(walk.listeners, logger):
+                artifact = walk.make(node)
         finally:
             walk.listeners.remove(listener)
         board.markdown(artifact_key("stage", node), report.sealed(), title)

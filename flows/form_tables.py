@@ -44,8 +44,6 @@ def _training(path: str, unit: str = "sequences") -> tuple[Item, ...]:
         Item(f"{path}.schedule.warmup_steps", "Warm-up (steps)"),
         Item(f"{path}.global_batch_size", f"Global batch ({unit})"),
         Item(f"{path}.micro_batch_size", f"Micro-batch ({unit})"),
-        Item(f"{path}.optimizer.name", "Optimizer", "optimizer"),
-        Item(f"{path}.optimizer.weight_decay", "Weight decay"),
         Item(f"{path}.precision", "Precision"),
         Item(f"{path}.checkpoint_every", "Checkpoint every (steps)"),
         Item(f"{path}.keep_every", "Keep a milestone every (steps)"),
@@ -54,8 +52,7 @@ def _training(path: str, unit: str = "sequences") -> tuple[Item, ...]:
 
 def _stage(name: str, text: str) -> Section:
     phases = Item(f"curriculum.{name}.phases", "Mix: phases in order")
-    epochs = Item(f"curriculum.{name}.max_epochs", "Most epochs of a source")
-    return Section(name, f"Stage {name}", text, (phases, epochs, *_training(f"training.{name}")))
+    return Section(name, f"Stage {name}", text, (phases, *_training(f"training.{name}")))
 
 
 DATA_WORK = Section(

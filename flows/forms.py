@@ -26,6 +26,7 @@ from stemma.groups import members, needed
 from stemma.pipeline import nodes
 from stemma.profile import Profile, load_profile, load_yaml, profile_path
 
+BOUNDS = {"gt": "above", "ge": "at least", "lt": "below", "le": "at most", "min_length": "entries: at least"}
 WHOLE = "pipeline"  # the flow of the whole chain; every other one is named as its stage group
 
 
@@ -36,12 +37,14 @@ class Shown:
     Attributes:
         type: what it holds, within its bounds.
         description: for people.
+        bounds: likewise.
         nullable: None is a value of the field, not only "as in the profile".
         execution: it does not change what is made, only how.
     """
 
     type: Any
     description: str
+    bounds: str
     nullable: bool
     execution: bool
 
@@ -62,7 +65,18 @@ def shown(path: str) -> Shown:
     nullable = type(None) in get_args(kind)
     if info.metadata:
         kind = Annotated[kind, *info.metadata]
-    return Shown(dict[str, kind] if "*" in path else kind, info.description or "", nullable, execution)
+    bounds = ", ".join(_bound(one) for one in info.metadata)
+    return Shown(
+        dict[str, kind] if "*" in path else kind, info.description or "", bounds, nullable, execution
+    )
+
+
+def _bound(constraint: Any) -> str:
+    """A constraint of a field in words."""
+    for name, words in BOUNDS.items():
+        if hasattr(constraint, name):
+            return f"{words} {getattr(constraint, name):,}"
+    raise TypeError(f"no words for the bound {constraint!r}")
 
 
 def group_nodes(flow: str, imported: bool = False) -> list[str]:
@@ -86,7 +100,7 @@ def _section(section: Section, values: Mapping[str, Any] | None) -> type[BaseMod
         field = shown(item.path)
         describe = {
             "title": item.title,
-            "description": f"{field.description or item.title} [{item.path}]",
+            "description": _described(field, item),
         }
         if values is None:
             fields[item.name] = (field.type | None, Field(None, **describe))
@@ -98,6 +112,12 @@ def _section(section: Section, values: Mapping[str, Any] | None) -> type[BaseMod
     return made
 
 
+def _described(field: Shown, item: Item) -> str:
+    """A field's description, its bounds, and what it is called in the profile."""
+    text = ". ".join(filter(None, (field.description, field.bounds)))
+    return f"{text[:1].upper()}{text[1:]}. \u2003`{item.path}`"
+
+
 def _common(order: list[str] | None = None, root: str = "runs") -> dict[str, Any]:
     """The parameters that every flow of the chain has, in the order of the form.
 
@@ -105,57 +125,56 @@ def _common(order: list[str] | None = None, root: str = "runs") -> dict[str, Any
         order: the nodes there are to choose from, if a profile says so.
         root: folder of runs.
     """
-    choices = Field(order[-1], json_schema_extra={"enum": order}) if order else Field("")
+    stages = {"enum": order} if order else {}
+
+    def field(kind: Any, default: Any, title: str, text: str, **extra: Any) -> tuple[Any, Any]:
+        return kind, Field(default, title=title, description=text, **extra)
+
     return {
-        "overrides": (
+        "overrides": field(
             list[str],
-            Field(
-                [],
-                title="Overrides",
-                description="Other changes to the profile, one per line, such as sft.steps=100.",
-            ),
+            [],
+            "Overrides",
+            "Other changes to the profile: one field each, by its path, such as `sft.steps=100`.",
         ),
-        "stop_after": (
-            Annotated[
-                str,
-                Field(
-                    title="Stop after",
-                    description="The last stage to make; those before it are made or verified first.",
-                ),
-            ],
-            choices,
+        "stop_after": field(
+            str,
+            order[-1] if order else "",
+            "Stop after",
+            "The last stage to make; those before it are made or verified first.",
+            json_schema_extra=stages,
         ),
-        "approve": (
-            list[str],
-            Field(
-                [],
-                title="Wait for a yes before",
-                description="Stages that begin only after a person said yes: the run is suspended, and shows "
-                "what would be made, until somebody presses Resume. What is made already needs none.",
-                json_schema_extra={"items": {"type": "string", "enum": order}} if order else None,
-            ),
+        "start_from": field(
+            str,
+            "",
+            "Start from",
+            "Branch a new run off another: the first stage to make anew, or a stage and the step of a "
+            "checkpoint of it: `stem`, `stem@120`. What came before is taken as that run has it. Empty: no "
+            "branch.",
         ),
-        "approval_days": (
+        "from_run": field(
+            str, "", "From run", "With *start from*: the run to branch off. Empty: the profile's."
+        ),
+        "run": field(
+            str,
+            "",
+            "Run",
+            "Name of the run and its folder. Empty: the profile's name; for a branch, one that tells it.",
+        ),
+        "approve": field(
+            list[Annotated[str, Field(json_schema_extra=stages)]],
+            [],
+            "Ask before",
+            "Stages that do not begin before a person says yes in the UI.",
+        ),
+        "approval_days": field(
             float,
-            Field(
-                DAYS,
-                gt=0,
-                title="Days to answer",
-                description="How long an answer may take; after that the run fails, and Retry asks again.",
-            ),
+            DAYS,
+            "Days to answer",
+            "How long such an answer may take; above 0. Then the run fails.",
+            gt=0,
         ),
-        "run": (
-            str,
-            Field("", title="Run", description="Name of the run and its folder. Empty: the profile's name."),
-        ),
-        "root": (
-            str,
-            Field(
-                root,
-                title="Root",
-                description="Folder of runs, artifacts and downloads, on the worker's machine.",
-            ),
-        ),
+        "root": field(str, root, "Root", "Folder of runs, artifacts and downloads, on the worker's machine."),
     }
 
 
@@ -237,8 +256,11 @@ def schema(flow: str, written: Written, root: Path) -> ParameterSchema:
     form = create_model("Parameters", **fields)
     made = form.model_json_schema(ref_template="#/definitions/{model}")
     made["definitions"] = made.pop("$defs", {})
-    for position, name in enumerate(fields):
-        made["properties"][name]["position"] = position
+    for position, (name, field) in enumerate(form.model_fields.items()):
+        made["properties"][name] |= {
+            "position": position,
+            "title": field.title,
+        }  # Pydantic drops titles at a $ref
     return ParameterSchema(**made)
 
 
@@ -319,12 +341,14 @@ def request(flow: str, given: Mapping[str, Any]) -> Request:
             f"{', '.join(sorted(twice))} is changed in the form and in overrides; leave one of them as it was"
         )
     return Request(
-        given["profile"],
-        (*changed, *given["overrides"]),
-        given["root"],
-        given["run"],
-        "" if flow == WHOLE else flow,
-        given["stop_after"],
-        tuple(given["approve"]),
-        given["approval_days"],
+        profile=given["profile"],
+        overrides=(*changed, *given["overrides"]),
+        root=given["root"],
+        run=given["run"],
+        group="" if flow == WHOLE else flow,
+        stop_after=given["stop_after"],
+        start_from=given["start_from"],
+        from_run=given["from_run"],
+        approve=given["approve"],
+        approval_days=given["approval_days"],
     )

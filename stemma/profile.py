@@ -25,6 +25,7 @@ from stemma.core.stage import Execution
 from tokenizer.config import TokenizerConfig
 
 TRAINING_STAGES = ("commonsense", "stem", "general", "agentic")
+DEPLOYMENTS = "deployments.yaml"  # stands among the profiles and is none
 
 
 class Curriculum(Config):
@@ -181,7 +182,9 @@ def profile_names() -> list[str]:
     """Names of the profiles that come with stemma."""
     folder = importlib.resources.files("configs")
     return sorted(
-        entry.name.removesuffix(".yaml") for entry in folder.iterdir() if entry.name.endswith(".yaml")
+        entry.name.removesuffix(".yaml")
+        for entry in folder.iterdir()
+        if entry.name.endswith(".yaml") and entry.name != DEPLOYMENTS
     )
 
 

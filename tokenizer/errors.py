@@ -1,10 +1,14 @@
 """What can be wrong with a tokenizer's input."""
 
-from stemma.core.errors import StemmaError
+from stemma.core.errors import StemmaError, Unreachable
 
 
 class VocabularyError(StemmaError):
     """The text given does not yield the vocabulary asked for."""
+
+
+class OutOfReachVocabulary(VocabularyError, Unreachable):
+    """A published vocabulary to begin from could not be fetched now."""
 
 
 class TextError(StemmaError):

