@@ -17,8 +17,10 @@ if TYPE_CHECKING:
 FLUSH_SECONDS = 10.0
 
 
-def run_pipeline(walk: "Run", stop_after: str = "", listeners: Sequence[Listener] = ()) -> None:
-    """Make a run's nodes in order, each as a task of the flow ``pipeline``; what is there is only verified.
+def run_pipeline(
+    walk: "Run", stop_after: str = "", listeners: Sequence[Listener] = (), group: str = ""
+) -> None:
+    """Make a run's nodes in order, each as a task of a flow; what is there is only verified.
 
     The flow run is recorded below ``<root>/prefect`` (or where ``PREFECT_HOME`` says), by the server of
     ``stemma ui`` if one is running on it, else by a server that lasts as long as this call.
@@ -28,18 +30,19 @@ def run_pipeline(walk: "Run", stop_after: str = "", listeners: Sequence[Listener
         walk: the run; its artifacts are filled in.
         stop_after: the last node to make; all by default.
         listeners: receive progress events, besides the walk's own.
+        group: a stage group, whose flow it is then; by default the whole chain's.
 
     Raises:
         StemmaError: whatever a stage raised, or a node name that does not exist.
     """
-    order = walk.order(stop_after)  # refuse a wrong name before anything starts
+    order = walk.order(stop_after, group)  # refuse a wrong name before anything starts
     home = prepare(walk.store.root)
     # The terminal belongs to our own listeners; Prefect keeps the log lines in its database.
     os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
     walk.listeners.extend(listeners)
     try:
         with _server(home) as url:
-            _run(walk, order[-1], url)
+            _run(walk, order[-1], url, group or "pipeline")
     finally:
         for listener in listeners:
             walk.listeners.remove(listener)
@@ -54,13 +57,13 @@ def _server(home: Path) -> Iterator[str]:
             yield url
 
 
-def _run(walk: "Run", last: str, url: str) -> None:
+def _run(walk: "Run", last: str, url: str, flow: str) -> None:
     from prefect import tags
     from prefect.settings import PREFECT_API_URL, PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
 
+    from flows import stages
     from flows.orphans import TERMINAL, bury
     from flows.request import given_walk
-    from flows.stages import pipeline
 
     # The heartbeat's thread takes a second to join, and nobody listens to it here.
     with temporary_settings({PREFECT_API_URL: url, PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}):
@@ -68,9 +71,8 @@ def _run(walk: "Run", last: str, url: str) -> None:
         token = given_walk.set(walk)
         try:
             with tags(TERMINAL):
-                state = pipeline(
-                    profile=walk.profile.name, stop_after=last, root=str(walk.store.root), return_state=True
-                )
+                asked = {"root": str(walk.store.root), "stop_after": last, "run": walk.name, **walk.asked}
+                state = getattr(stages, flow)(**asked, return_state=True)
             _settle(state.state_details.flow_run_id)
         finally:
             given_walk.reset(token)

@@ -7,8 +7,27 @@ from typing import Annotated
 
 import typer
 
-from stemma import __version__, cli_checkpoints, cli_convert, cli_data, cli_mix, cli_tokenizer, cli_training
-from stemma.cli_options import Overrides, ProfileName, Root, RunName, StopAfter
+from stemma import (
+    __version__,
+    cli_checkpoints,
+    cli_convert,
+    cli_data,
+    cli_deploy,
+    cli_mix,
+    cli_tokenizer,
+    cli_training,
+)
+from stemma.cli_options import (
+    FromRun,
+    GroupName,
+    Name,
+    Overrides,
+    ProfileName,
+    Root,
+    RunName,
+    StartFrom,
+    StopAfter,
+)
 from stemma.core.artifact import Artifact, Store
 from stemma.core.errors import StemmaError
 from stemma.core.files import NO_ROOM, NOT_ALLOWED
@@ -25,6 +44,7 @@ app.add_typer(cli_mix.app, name="mix")
 app.add_typer(cli_tokenizer.app, name="tokenizer")
 app.add_typer(cli_training.app, name="training")
 app.command()(cli_convert.convert)
+app.command()(cli_deploy.deploy)
 app.command("verify-export")(cli_convert.verify_export)
 
 
@@ -40,22 +60,25 @@ def run(
     profile: ProfileName = "nano",
     overrides: Overrides = [],  # noqa: B006 (typer reads the default)
     root: Root = Path("runs"),
+    name: Name = "",
+    group: GroupName = "",
+    start_from: StartFrom = "",
+    from_run: FromRun = "",
     stop_after: StopAfter = "",
 ) -> None:
     """Run the chain, or continue it, without Prefect."""
-    from stemma.pipeline import Run
-    from stemma.profile import load_profile
+    from stemma.pipeline import begin
     from stemma.report import print_report
     from stemma.terminal import TerminalListener, console
 
-    loaded = load_profile(profile, overrides)
     out = console()
-    walk = Run(loaded, Store(root))
-    order = walk.order(stop_after)
+    walk = begin(profile, overrides, root, name, start_from, from_run)
+    order = walk.order(stop_after, group)
     with TerminalListener(out, len(order)) as listener:
         walk.listeners.append(listener)
-        for name in order:
-            walk.make(name)
+        with walk.held():
+            for node in order:
+                walk.make(node)
     print_report(walk, out)
 
 
@@ -64,24 +87,45 @@ def demo(
     profile: ProfileName = "nano",
     overrides: Overrides = [],  # noqa: B006
     root: Root = Path("runs"),
+    name: Name = "",
+    group: GroupName = "",
+    start_from: StartFrom = "",
+    from_run: FromRun = "",
     stop_after: StopAfter = "",
 ) -> None:
     """Run the chain as a Prefect flow, without a server; `stemma ui` shows it afterwards."""
-    from stemma.profile import load_profile
+    from stemma.pipeline import begin
     from stemma.terminal import TerminalListener, console
 
-    loaded = load_profile(profile, overrides)  # before Prefect's import: a bad profile fails at once
+    walk = begin(profile, overrides, root, name, start_from, from_run)
+    order = walk.order(
+        stop_after, group
+    )  # what cannot be made fails before Prefect's import, which takes a second
 
     from flows.pipeline_flow import run_pipeline
-    from stemma.pipeline import Run
     from stemma.report import print_report
 
     out = console()
-    walk = Run(loaded, Store(root))
-    order = walk.order(stop_after)
     with TerminalListener(out, len(order)) as listener:
-        run_pipeline(walk, stop_after=stop_after, listeners=[listener])
+        run_pipeline(walk, stop_after, [listener], group)
     print_report(walk, out)
+
+
+@app.command()
+def runs(
+    name: Annotated[
+        str, typer.Argument(metavar="RUN", help="one run in full; by default all, a line each")
+    ] = "",
+    root: Root = Path("runs"),
+) -> None:
+    """List the runs: what each has made, where it stands, how to go on, and where to branch."""
+    from stemma.standing import render, render_one, standing, standings
+    from stemma.terminal import console
+
+    if name:
+        render_one(standing(Store(root), name), console())
+    else:
+        render(standings(Store(root)), console())
 
 
 @app.command()

@@ -22,7 +22,7 @@ from stemma.edits import EDITS_FILE, load_edits, with_edits
 from stemma.groups import members, needed
 from stemma.nodes import Node, nodes
 from stemma.profile import Profile, load_profile
-from stemma.runs import RUN_RECORD, open_run, open_work, read_record
+from stemma.runs import RUN_RECORD, open_run, open_work, read_record, run_lock
 
 __all__ = ["RUN_RECORD", "Node", "Run", "begin", "nodes", "open_run", "open_work", "read_record"]
 
@@ -93,11 +93,8 @@ class Run:
             LockedError: another process makes the run, and did not finish in time.
         """
         listeners = [*self.listeners, *([say] if say else [])]
-        path, timeout = (
-            self.store.root / ".locks" / f"run {self.name}.lock",
-            self.given.execution.lock_timeout,
-        )
-        with lock(path, timeout, Progress(self.name, listeners)):
+        timeout = self.given.execution.lock_timeout
+        with lock(run_lock(self.store, self.name), timeout, Progress(self.name, listeners)):
             self._read()  # it may have waited for another to write there
             self.record |= {"asked": self.asked}
             write_json(self.folder / RUN_RECORD, self.record)

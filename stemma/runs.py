@@ -1,4 +1,4 @@
-"""Runs as they lie on the disk: their records, their artifacts, and where each stands."""
+"""Runs as they lie on the disk: their records and their artifacts."""
 
 from pathlib import Path
 from typing import Any
@@ -9,6 +9,11 @@ from stemma.core.files import read_json
 from stemma.nodes import in_order
 
 RUN_RECORD = "run.json"
+
+
+def run_lock(store: Store, name: str) -> Path:
+    """What a process holds while it makes a run."""
+    return store.root / ".locks" / f"run {name}.lock"
 
 
 def open_run(store: Store, name: str) -> dict[str, Artifact]:
