@@ -8,6 +8,7 @@ import contextlib
 import contextvars
 import logging
 import threading
+import time
 from collections.abc import Iterator
 from typing import TypeAlias
 from uuid import UUID
@@ -18,7 +19,9 @@ from prefect.client.schemas.actions import GlobalConcurrencyLimitCreate
 from prefect.client.schemas.objects import ConcurrencyLeaseHolder
 from prefect.context import FlowRunContext, TaskRunContext
 from prefect.exceptions import ObjectAlreadyExists, PrefectHTTPStatusError
+from prefect.settings import PREFECT_HOME
 
+from flows.server import running
 from stemma.core.progress import BEGIN, Event, Listener
 from stemma.profile import TRAINING_STAGES
 
@@ -49,10 +52,16 @@ def allow(client: SyncPrefectClient, pool: str, trainings: int = 1) -> None:
                 raise
 
 
-def pool_of_run(default: str) -> str:
-    """The work pool of the flow run that calls this; ``default`` for one started in a terminal."""
+def pool_of_run() -> str:
+    """The work pool whose devices the flow run that calls this uses; "" where nobody shares them.
+
+    A run in a terminal uses those of ``stemma ui`` on the same folder of runs. Without one, its own server
+    has no other trainings, and nothing that would free the place of one that was killed.
+    """
     context = FlowRunContext.get()
-    return (context.flow_run.work_pool_name if context and context.flow_run else None) or default
+    if context and context.flow_run and context.flow_run.deployment_id:
+        return context.flow_run.work_pool_name or POOL
+    return POOL if running(PREFECT_HOME.value()) else ""
 
 
 class Place:
@@ -60,17 +69,19 @@ class Place:
 
     Args:
         limit: the limit's name.
-        logger: told of waiting and of a place that was lost.
+        logger: told of waiting.
     """
 
     def __init__(self, limit: str, logger: Logger) -> None:
         self.limit = limit
         self.logger = logger
         self.lease: UUID | None = None
+        self.limited = True
         self.left = threading.Event()
+        self.keeper: threading.Thread | None = None
 
     def take(self, client: SyncPrefectClient) -> bool:
-        """Take a place if one is free. Where there is no such limit, there is nothing to wait for."""
+        """Take a place if one is free; where there is no such limit, none is needed."""
         run = TaskRunContext.get()
         holder = ConcurrencyLeaseHolder(type="task_run", id=run.task_run.id) if run else None
         try:
@@ -81,19 +92,32 @@ class Place:
             if error.response.status_code == LOCKED:
                 return False
             raise
-        self.lease = UUID(answer["lease_id"]) if answer["limits"] else None
+        self.lease = UUID(answer["lease_id"])
+        self.limited = bool(answer["limits"])
         return True
 
-    def wait(self, client: SyncPrefectClient) -> None:
-        """Take a place as soon as there is one."""
-        if self.take(client):
-            return
-        self.logger.info("waiting: another training has the devices (limit %s)", self.limit)
-        while not self.take(client):
-            self.left.wait(LOOK_SECONDS)
-        self.logger.info("the devices are free")
+    def wait(self) -> None:
+        """Take a place as soon as there is one, and keep it."""
+        with get_client(sync_client=True) as client:
+            try:
+                taken = self.take(client)
+            except httpx.HTTPError as error:
+                self.logger.warning("the server cannot be asked for the devices (%s); going on", error)
+                taken = True
+            if not taken:
+                self.logger.info("waiting: another training has the devices (limit %s)", self.limit)
+            while not taken:
+                time.sleep(LOOK_SECONDS)
+                with contextlib.suppress(httpx.HTTPError):  # the server was there and will be again
+                    taken = self.take(client)
+        if self.limited:
+            context = contextvars.copy_context()
+            self.keeper = threading.Thread(
+                target=context.run, args=(self._keep,), name="devices", daemon=True
+            )
+            self.keeper.start()
 
-    def keep(self) -> None:
+    def _keep(self) -> None:
         """Renew the lease until the place is left."""
         with get_client(sync_client=True) as client:
             while not self.left.wait(RENEW_SECONDS):
@@ -110,8 +134,12 @@ class Place:
 
     def leave(self) -> None:
         """Give the place back."""
+        self.left.set()
+        if self.keeper:
+            self.keeper.join()
         if self.lease is not None:
-            with get_client(sync_client=True) as client:
+            # Where the server is away, the lease runs out by itself.
+            with contextlib.suppress(httpx.HTTPError), get_client(sync_client=True) as client:
                 client.release_concurrency_slots_with_lease(self.lease)
 
 
@@ -122,30 +150,18 @@ class Devices:
     """
 
     def __init__(self, logger: Logger) -> None:
-        self.place = Place(limit_name(pool_of_run(POOL)), logger)
-        self.keeper: threading.Thread | None = None
+        self.logger = logger
+        self.place: Place | None = None
 
     def __call__(self, event: Event) -> None:
         """Wait where the event is the beginning of a training."""
-        if event.kind != BEGIN or event.stage not in TRAININGS or self.keeper:
-            return
-        try:
-            with get_client(sync_client=True) as client:
-                self.place.wait(client)
-        except httpx.HTTPError as error:
-            self.place.logger.warning("the server cannot be asked for the devices (%s); going on", error)
-        context = contextvars.copy_context()
-        self.keeper = threading.Thread(
-            target=context.run, args=(self.place.keep,), name="devices", daemon=True
-        )
-        self.keeper.start()
+        if event.kind == BEGIN and event.stage in TRAININGS and not self.place and (pool := pool_of_run()):
+            self.place = Place(limit_name(pool), self.logger)
+            self.place.wait()
 
     def leave(self) -> None:
         """Let the next training begin."""
-        self.place.left.set()
-        if self.keeper:
-            self.keeper.join()
-        with contextlib.suppress(httpx.HTTPError):  # the lease runs out by itself
+        if self.place:
             self.place.leave()
 
 
