@@ -1,9 +1,12 @@
 """The chain as Prefect tasks: one per node, each showing what it made."""
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from prefect import get_run_logger, task
 from prefect.cache_policies import NO_CACHE
+from prefect.exceptions import TerminationSignal
+from prefect.states import State
 from prefect.utilities.annotations import quote
 
 from flows.board import Board
@@ -13,6 +16,8 @@ from flows.overview import lineage, overview
 from flows.reports import StageReport
 from flows.retries import DELAYS, JITTER, RETRIES, worth_retrying
 from flows.tables import mix_table
+from flows.watch import stopped
+from stemma.core.errors import Preempted
 from stemma.pipeline import Run
 
 
@@ -25,8 +30,12 @@ from stemma.pipeline import Run
     retry_jitter_factor=JITTER,
     retry_condition_fn=worth_retrying,
 )
-def make(walk: Run, node: str, title: str) -> None:
-    """Make one node's artifact, or verify the one there is, and show what it is."""
+def make(walk: Run, node: str, title: str) -> State[Any] | None:
+    """Make one node's artifact, or verify the one there is, and show what it is.
+
+    Returns:
+        The state it ended in when asked to stop: neither completed nor failed.
+    """
     logger = get_run_logger()
     report = StageReport(walk, node, logger)
     with Board(logger) as board:
@@ -35,11 +44,16 @@ def make(walk: Run, node: str, title: str) -> None:
         try:
             with devices(walk.listeners, logger):
                 artifact = walk.make(node)
+        except (Preempted, TerminationSignal) as error:
+            if (state := stopped(error)) is None:
+                raise
+            return state
         finally:
             walk.listeners.remove(listener)
         board.markdown(artifact_key("stage", node), report.sealed(), title)
         if table := mix_table(artifact):
             board.table(artifact_key("mix", node), table, "Planned and realized mix; they have to be equal.")
+    return None
 
 
 def follow(walk: Run, order: Sequence[str], before: Callable[[str], None] = lambda name: None) -> None:
@@ -49,6 +63,9 @@ def follow(walk: Run, order: Sequence[str], before: Callable[[str], None] = lamb
         walk: the run.
         order: its nodes' names, each after what it is made from.
         before: called with a node's name before its task; it may wait, or end the flow run by raising.
+
+    Raises:
+        Preempted: it was asked to stop.
     """
     logger = get_run_logger()
     key, about = (
@@ -62,7 +79,8 @@ def follow(walk: Run, order: Sequence[str], before: Callable[[str], None] = lamb
             for current in order:
                 before(current)
                 board.markdown(key, overview(walk, order, current), about)
-                make(quote(walk), current, walk.nodes[current].title)
+                if ended := make(quote(walk), current, walk.nodes[current].title):
+                    raise Preempted(ended.message)
         except BaseException as error:
             board.markdown(key, overview(walk, order, current, f"ended: {type(error).__name__}"), about)
             raise

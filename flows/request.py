@@ -8,7 +8,7 @@ from typing import Any
 
 from prefect import get_run_logger, runtime
 from prefect.exceptions import TerminationSignal
-from prefect.states import Cancelled, State
+from prefect.states import State
 
 from flows.approval import DAYS
 from flows.chain import follow
@@ -69,11 +69,9 @@ def carry_out(request: Request) -> State[Any] | None:
         with watched(), walk.held(TaskListener(walk.name, get_run_logger())):
             order = walk.order(request.stop_after, request.group)
             follow(walk, order, gate(walk, request.approve, request.approval_days))
-    except Preempted as preempted:
+    except (Preempted, TerminationSignal) as error:
         # Asked to stop and left a checkpoint: not a failure. "Retry" or the same command continues.
-        return Cancelled(message=str(preempted), data=preempted)
-    except TerminationSignal:
-        if (state := stopped()) is None:
+        if (state := stopped(error)) is None:
             raise
         return state
     return None

@@ -20,10 +20,12 @@ from prefect import get_run_logger, runtime
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
 from prefect.client.schemas.objects import StateType
+from prefect.exceptions import TerminationSignal
 from prefect.states import Cancelled, Completed, Crashed, Running, State
 
 from flows import line
 from flows.line import Reason
+from stemma.core.errors import Preempted
 
 LOOK_SECONDS = 10.0
 CANCEL_SECONDS = 20.0  # for the worker to bring the message; nobody does after that
@@ -64,13 +66,23 @@ def watched() -> Iterator[None]:
         _settle(flow_run, done, logger)
 
 
-def stopped() -> State[Any] | None:
-    """The state that a run ends in which was asked to stop; None if nobody asked."""
+def stopped(error: BaseException) -> State[Any] | None:
+    """The state that a run or task ends in which was asked to stop; None if that is not why it ended.
+
+    Args:
+        error: what ended it.
+    """
     reason = line.asked()
-    if reason is None:
+    if isinstance(error, Preempted):
+        text = str(error)
+    elif isinstance(error, TerminationSignal) and reason is not None:
+        text = f"{SAID[reason]} {GO_ON}"
+    else:
         return None
-    kind = Crashed if reason in (Reason.WORKER, Reason.GUARD) else Cancelled
-    return kind(message=f"{SAID[reason]} {GO_ON}")
+    if reason in (Reason.WORKER, Reason.GUARD):
+        return Crashed(message=text if text.startswith(SAID[reason]) else f"{SAID[reason]} {text}")
+    # Not a failure, wherever it was asked. A terminal gets the exception back out of the state.
+    return Cancelled(message=text, data=error if isinstance(error, Preempted) else None)
 
 
 def _look_on(flow_run: UUID, over: threading.Event, logger: Logger) -> None:
@@ -118,8 +130,6 @@ def _settle(flow_run: UUID, done: bool, logger: Logger) -> None:
         for task in unended:
             end = Completed() if done or task is not last else Crashed(message="It ended here.")
             client.set_task_run_state(task.id, end, force=True)
-        if last is not None and not done and (ended := stopped()) is not None:
-            client.set_task_run_state(last.id, ended, force=True)  # to Prefect a signal is a crash
 
 
 def await_server(ask: Callable[[], Answer], logger: Logger, seconds: float = SERVER_SECONDS) -> Answer:
