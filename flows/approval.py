@@ -7,7 +7,6 @@ made before is only verified.
 
 import hashlib
 from itertools import count
-from typing import Literal
 
 from prefect import get_run_logger, runtime
 from prefect.artifacts import create_markdown_artifact
@@ -22,7 +21,6 @@ from flows.events import artifact_key
 from stemma.core.errors import Preempted, StemmaError
 
 DAYS = 7.0
-YES, NO = "yes, go on", "no, stop here"
 
 
 class Declined(Preempted):
@@ -30,10 +28,12 @@ class Declined(Preempted):
 
 
 class Answer(RunInput):
-    """The form of a question."""
+    """The form of a question. A switch, since a list of choices does not open by mouse in the UI's dialog."""
 
-    decision: Literal["yes, go on", "no, stop here"] = Field(
-        title="Go on?", description="A no loses nothing."
+    go_on: bool = Field(
+        False,
+        title="Yes, go on",
+        description="Left off, the run ends here: nothing is lost, and *Retry* asks again.",
     )
     note: str = Field("", title="Note", description="Why, and who says so; kept in the run's log.")
 
@@ -79,7 +79,7 @@ def ask(subject: str, question: str, days: float = DAYS) -> str:
     form = Answer.with_initial_data(description=question)
     answer = suspend_flow_run(wait_for_input=form, key=key, timeout=max(1, round(days * 86400)))
     note = f": {answer.note}" if answer.note else ""
-    if answer.decision == YES:
+    if answer.go_on:
         get_run_logger().info("%s was approved%s", subject, note)
         return answer.note
     with get_client(sync_client=True) as client:

@@ -41,7 +41,12 @@ def gate(walk: Run, approve: Collection[str], days: float = DAYS) -> Callable[[s
 
 def question(walk: Run, name: str, stage: Stage) -> str:
     """Markdown: may this stage of this run begin?"""
-    lines = [f"### Begin stage `{name}` of run `{walk.name}`?", "", f"{walk.nodes[name].title}.", ""]
+    lines = [
+        f"### Begin stage `{name}` of run `{walk.name}`?",
+        "",
+        f"This stage: {walk.nodes[name].title}.",
+        "",
+    ]
     begun = walk.store.folder(name, stage.fingerprint).exists()
     lines.append(f"It would {'go on with' if begun else 'make'} `{name}-{stage.fingerprint[:12]}`.")
     lines += ["", *_changes(walk, name, stage), *_before(walk, stage), *_mix(walk, name)]

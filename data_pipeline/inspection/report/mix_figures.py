@@ -63,13 +63,17 @@ class StageFacts:
 
 @dataclass(frozen=True)
 class MixFigures:
-    """All that ``mix_page`` draws: the mixes in order of training, what they draw on, and some samples."""
+    """All that ``mix_page`` draws: the mixes in order of training, what they draw on, and some samples.
+
+    ``preview`` says, where nothing is made yet, how far that can be believed; else it is empty.
+    """
 
     mixes: list[StageMix]
     facts: dict[str, StageFacts]
     supply: dict[str, Supply]
     packing: dict[str, Any]
     samples: dict[str, list[SampleView]]
+    preview: tuple[str, ...] = ()
 
 
 def gather(

@@ -89,25 +89,29 @@ def mix_page(figures: MixFigures, run: str) -> str:
         Section(
             "samples",
             "Samples",
-            "Training samples at random, as the model sees them: each stretch is one document.",
+            "Places of the plan at random, with a document of the source that would be read there."
+            if figures.preview
+            else "Training samples at random, as the model sees them: each stretch is one document.",
             samples(figures, colours),
         ),
         Section("plans", "Plans", "What the plans were made with.", plans(figures)),
     ]
     subtitle = " · ".join(facts.artifact for facts in figures.facts.values())
     return page(
-        "Mix report",
+        "Mix preview" if figures.preview else "Mix report",
         run,
         subtitle,
         tiles,
         _notices(figures),
         sections,
-        "Made by stemma from the run's plans; every count is exact.",
+        "Estimated by stemma from a profile and its sources."
+        if figures.preview
+        else "Made by stemma from the run's plans; every count is exact.",
     )
 
 
 def _notices(figures: MixFigures) -> list[Notice]:
-    found = []
+    found = [Notice("warn", line) for line in figures.preview]
     for mix in figures.mixes:
         facts = figures.facts[mix.stage]
         if mix.mismatch:
