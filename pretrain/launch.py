@@ -20,6 +20,7 @@ from pydantic import Field
 
 from pretrain.config import ModelConfig, TrainingConfig
 from pretrain.lifeline import PARENT_VARIABLE
+from pretrain.ranklog import LOG, RankLogs
 from pretrain.srun import on_all_nodes
 from pretrain.supervisor import GRACE_SECONDS, Supervisor
 from stemma.core.config import Config
@@ -28,7 +29,7 @@ from stemma.core.files import read_json, write_atomic
 from stemma.core.progress import EventTail
 from stemma.core.stage import Execution, Workspace
 
-JOB, EVENTS, RESULT, LOG = "job.json", "events.jsonl", "result.json", "worker.log"
+JOB, EVENTS, RESULT = "job.json", "events.jsonl", "result.json"
 
 
 class Job(Config):
@@ -97,12 +98,14 @@ def launch(
     write_atomic(scratch / JOB, job.model_dump_json(indent=1) + "\n")
     (scratch / RESULT).unlink(missing_ok=True)
     tail = EventTail(scratch / EVENTS)
+    logs = RankLogs(scratch, work.execution.ranks > 1, work.progress.log)
 
     def forward() -> None:
         for event in tail.poll():
             work.progress.emit(event)
+        logs.poll()
 
-    with _termination() as stopping:
+    with _termination() as stopping, contextlib.closing(logs):
         supervisor = Supervisor(
             name,
             command(scratch / JOB, work.execution),

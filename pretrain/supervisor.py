@@ -41,6 +41,7 @@ from pretrain.heartbeat import (
     read_beats,
     stacks_file,
 )
+from pretrain.ranklog import own_file
 from stemma.core.errors import StageFailed, StemmaError
 from stemma.core.files import read_json
 
@@ -141,6 +142,7 @@ class Supervisor:
         watch = Watch(self.scratch)
         with open(self.log, "ab") as output:
             log_start = output.tell()
+            ends = {path: path.stat().st_size for path in self.scratch.glob("worker.*.log")}
             child = subprocess.Popen(
                 self.command,
                 stdin=subprocess.DEVNULL,
@@ -164,7 +166,7 @@ class Supervisor:
         if watch.hung is not None:
             with open(self.log, "a") as output:
                 output.write(f"{watch.hung.what}; the stacks of its ranks:\n{watch.stacks}\n")
-        return self._diagnose(child.returncode, watch, log_start)
+        return self._diagnose(child.returncode, watch, {self.log: log_start, **ends})
 
     def _follow(self, child: "subprocess.Popen[bytes]", watch: "Watch", idle: Callable[[], None]) -> None:
         """Return when the program ended, or can come to nothing any more.
@@ -191,15 +193,22 @@ class Supervisor:
                     return
                 self.stopping.set()
 
-    def _diagnose(self, code: int, watch: "Watch", log_start: int) -> Failure:
-        """The cause, of all that is known: ranks that lose a peer fail too, and are not it."""
+    def _diagnose(self, code: int, watch: "Watch", ends: Mapping[Path, int]) -> Failure:
+        """The cause, of all that is known: ranks that lose a peer fail too, and are not it.
+
+        Args:
+            code: of the program's end.
+            watch: what was seen.
+            ends: of the logs, before the program began.
+        """
         records = sorted(map(read_json, self.scratch.glob("failure.*.json")), key=lambda item: item["time"])
         raised = [_raised(record) for record in records]
         bug = next((failure for failure in raised if not failure.passing), None)
         lost = watch.lost({record["rank"] for record in records})
         if found := bug or watch.hung:
             return found
-        end = _end_of(self.log, log_start)
+        logs = [own_file(self.scratch, beat.rank) for beat in lost] + [self.log]
+        end = next(filter(None, (_end_of(log, ends.get(log, 0)) for log in logs if log.exists())), "")
         if lost:
             names = ", ".join(str(beat) for beat in lost)
             return Failure(f"{names}, died without a word (the out-of-memory killer leaves none)", end)
