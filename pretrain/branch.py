@@ -26,6 +26,7 @@ from stemma.core.files import read_json, sha256_file, write_json
 from stemma.core.stage import Stage, Workspace
 
 CHECKPOINT = "checkpoint"
+TAKEN = "taken"  # folder of a branch's artifact: nobody takes what is in there for a trained stage's
 
 
 @dataclass(frozen=True)
@@ -66,15 +67,16 @@ class BranchStage(Stage):
         return {"steps": config.step, "state_sha256": config.state_sha256}
 
     def _copy(self, config: BranchConfig, source: Path, own: Path) -> None:
-        copied = own / CHECKPOINT
-        shutil.rmtree(copied, ignore_errors=True)
+        taken = own / TAKEN
+        shutil.rmtree(taken, ignore_errors=True)
+        copied = taken / CHECKPOINT
         shutil.copytree(source / config.checkpoint, copied, copy_function=link)
         verify(copied)
         record, state = read_json(source / STAGE_RECORD), read_json(copied / EXTRA)["extra"]
         if record["fingerprint"] != config.trained_by or state["step"] != config.step:
             raise DamagedError(f"{source / config.checkpoint} is not step {config.step} of {config.folder}")
         for name, position in logs_of(state).items():
-            cut(source / f"{name}.jsonl", own / f"{name}.jsonl", position)
+            cut(source / f"{name}.jsonl", taken / f"{name}.jsonl", position)
         told: dict[str, Any] = {
             "run": config.run,
             "stage": config.stage,
@@ -159,7 +161,8 @@ def go_on(
             stage.inputs["tokenizer"].fingerprint,
             {role: artifact.fingerprint for role, artifact in stage.inputs.items()},
         )
-        take(branch.path, branch.path / CHECKPOINT, work.path, own, expected)
+        taken = branch.path / TAKEN
+        take(taken, taken / CHECKPOINT, work.path, own, expected)
         work.progress.say(
             f"goes on from step {told['step']} of {told['run']}, trained by {told['trained_by'][:12]}"
         )

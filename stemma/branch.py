@@ -255,14 +255,3 @@ def _with_schedules(profile: Profile, changed: Mapping[str, ScheduleConfig]) -> 
         room = getattr(profile, stage)
         sections[stage] = room.model_copy(update={"training": having(room.training, changed[stage])})
     return profile.model_copy(update=sections)
-
-
-def differing(profile: Profile, pipeline: Mapping[str, Node], taken: Mapping[str, Artifact]) -> list[str]:
-    """Nodes that are taken as they are though the profile would have them otherwise."""
-    return [
-        name
-        for name, artifact in taken.items()
-        if not name.startswith(BRANCH_POINT)
-        and name in pipeline
-        and identity(pipeline[name].config(profile)) != artifact.manifest["config"]
-    ]

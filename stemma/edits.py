@@ -15,6 +15,7 @@ import yaml
 from pydantic import Field, TypeAdapter, ValidationError
 
 from data_pipeline.config import PhaseConfig, PlanConfig, PlanEdit
+from stemma.branch import load_branch
 from stemma.core.artifact import Artifact, Store
 from stemma.core.config import Config
 from stemma.core.errors import LockedError, ProfileError, StemmaError
@@ -174,6 +175,12 @@ def propose(store: Store, run: str, stage: str, edit: PlanEdit) -> Proposal:
             f"which stage? {stage!r} is not planned; planned stages: {known}; name one with --stage"
             if stage
             else f"every planned stage of run {run!r} is trained; name one with --stage: {known}"
+        )
+    branch = load_branch(store.root / run)
+    if branch and branch.stage == stage and edit.at_step < (branch.step or 0):
+        raise StemmaError(
+            f"run {run!r} goes on from step {branch.step} of run {branch.from_run!r}, and what comes before is "
+            f"as it is: the mix of {stage} can be changed from step {branch.step} on"
         )
     planned = {name: PlanConfig.model_validate(record[PLAN + name]["identity"]["config"]) for name in stages}
     standing = dict(planned)

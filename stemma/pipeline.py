@@ -13,15 +13,15 @@ from typing import Any
 
 from stemma.branch import Branch, default_name, joined_on, load_branch, part, save_branch
 from stemma.core.artifact import Artifact, Store, verify_artifact
-from stemma.core.config import differences
+from stemma.core.config import differences, identity
 from stemma.core.errors import StemmaError
 from stemma.core.files import read_json, write_atomic, write_json
 from stemma.core.progress import SKIPPED, Listener, Progress
 from stemma.core.stage import Stage, execute, lock
 from stemma.edits import EDITS_FILE, load_edits, with_edits
 from stemma.groups import members, needed
-from stemma.nodes import Node, nodes
-from stemma.profile import Profile, load_profile
+from stemma.nodes import BRANCH_POINT, Node, nodes
+from stemma.profile import Profile, load_profile, profile_path
 from stemma.runs import RUN_RECORD, open_run, open_work, read_record, run_lock
 
 __all__ = ["RUN_RECORD", "Node", "Run", "begin", "nodes", "open_run", "open_work", "read_record"]
@@ -132,18 +132,18 @@ class Run:
             return self._take(name)
         stage = self.stage(name)
         stage.resolve(self.store.cache, self.profile.execution, Progress(name, self.listeners))
-        identity = {
+        mine = {
             **stage.identity(),
             "inputs": {role: str(artifact) for role, artifact in stage.inputs.items()},
         }
         recorded = self.record["nodes"].get(name)
         reason = ""
         if recorded and recorded["fingerprint"] != stage.fingerprint:
-            changes = differences(recorded["identity"], identity)
+            changes = differences(recorded["identity"], mine)
             reason = "made anew, because " + _in_short(changes)
         # Recorded before it runs: if this attempt dies, the next one still knows what changed and what it
         # continues.
-        entry = {"fingerprint": stage.fingerprint, "identity": identity, "sealed": False, "reason": reason}
+        entry = {"fingerprint": stage.fingerprint, "identity": mine, "sealed": False, "reason": reason}
         if recorded is None or recorded["fingerprint"] != stage.fingerprint:
             self._remember(name, entry)
         else:
@@ -158,15 +158,19 @@ class Run:
         """An artifact of the run this one branched from, as it is."""
         artifact = self.taken[name]
         verify_artifact(artifact)
-        Progress(name, self.listeners).mark(SKIPPED, str(artifact), **artifact.summary)
-        manifest = artifact.manifest
-        identity = {key: manifest[key] for key in ("kind", "recipe", "config", "resolved")}
+        manifest, progress = artifact.manifest, Progress(name, self.listeners)
+        progress.mark(SKIPPED, str(artifact), **artifact.summary)
+        if not name.startswith(BRANCH_POINT):
+            asked = identity(self.nodes[name].config(self.profile))
+            if changed := differences(manifest["config"], asked):
+                progress.say(f"kept as it is, though now asked for otherwise: {_in_short(changed)}")
+        made = {key: manifest[key] for key in ("kind", "recipe", "config", "resolved")}
         inputs = {
             role: f"{one['name']}-{one['fingerprint'][:12]}" for role, one in manifest["inputs"].items()
         }
         entry = {
             "fingerprint": artifact.fingerprint,
-            "identity": {**identity, "inputs": inputs},
+            "identity": {**made, "inputs": inputs},
             "sealed": True,
         }
         if self.record["nodes"].get(name, {}).get("fingerprint") != artifact.fingerprint:
@@ -230,7 +234,8 @@ def begin(
     """
     overrides = list(overrides)
     loaded, store = load_profile(profile, overrides), Store(root)
-    asked = {"profile": profile, "overrides": overrides}
+    path = str(profile_path(profile).absolute()) if profile.endswith((".yaml", ".yml")) else profile
+    asked = {"profile": path, "overrides": overrides}
     if name and (name in RESERVED or not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", name)):
         raise StemmaError(
             f"{name!r} cannot be the name of a run: letters, digits, '.', '_' and '-', beginning with a "
