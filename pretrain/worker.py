@@ -4,6 +4,7 @@ The heavy imports wait until the process is tied to its parent, so that nothing 
 killed during start-up.
 """
 
+import contextlib
 import faulthandler
 import gc
 import importlib
@@ -20,9 +21,12 @@ from typing import Any
 from pretrain.heartbeat import DONE, TRAINING, Heartbeat
 from pretrain.launch import EVENTS, RESULT, Job
 from pretrain.lifeline import leave, tie
+from pretrain.ranklog import write_to_own_file
 from stemma.core.errors import StemmaError
 from stemma.core.files import read_json, write_json
 from stemma.core.progress import EventFile, Progress
+
+ROOM_BYTES = 64 * 1024  # a record with the traceback of torch's deepest error is a tenth of this
 
 
 class StopFlag:
@@ -88,6 +92,35 @@ def last_rope_theta(trained: Path) -> float:
     return float(config["rope_parameters"]["rope_theta"])
 
 
+class LastWords:
+    """Why a rank failed, for the supervisor. Room for it is taken beforehand: the disk may be what fails.
+
+    Args:
+        folder: the stage's scratch folder.
+        rank: of this process.
+    """
+
+    def __init__(self, folder: Path, rank: int) -> None:
+        self.path, self.rank = folder / f"failure.{rank}.json", rank
+        self.room = folder / f"room.{rank}"
+        if not self.room.exists() or self.room.stat().st_size < ROOM_BYTES:
+            self.room.write_bytes(os.urandom(ROOM_BYTES))  # noise: no file system stores it as less
+
+    def say(self, error: Exception, step: int | None) -> None:
+        """Write the error down, with the step it came after."""
+        record: dict[str, Any] = {
+            "error": type(error).__name__,
+            "kinds": [kind.__name__ for kind in type(error).__mro__],
+            "message": str(error) if isinstance(error, StemmaError) else repr(error),
+            "traceback": traceback.format_exc(),
+            "rank": self.rank,
+            "step": step,
+            "time": time.time(),
+        }
+        self.room.unlink(missing_ok=True)
+        write_json(self.path, record)
+
+
 def main() -> None:
     tie()
     stop = StopFlag()
@@ -95,23 +128,18 @@ def main() -> None:
     gc.disable()  # until all is built: imports make half a million objects that stay
     job = Job.model_validate_json(Path(sys.argv[1]).read_text())
     rank = int(os.environ.get("RANK", "0"))
+    if job.execution.ranks > 1:
+        write_to_own_file(Path(job.scratch), rank)
     heartbeat = Heartbeat(Path(job.scratch), rank)
+    last_words = LastWords(Path(job.scratch), rank)
     try:
         work(job, stop, heartbeat, rank)
     except Exception as error:
-        record: dict[str, Any] = {
-            "error": type(error).__name__,
-            "kinds": [kind.__name__ for kind in type(error).__mro__],
-            "message": str(error) if isinstance(error, StemmaError) else repr(error),
-            "traceback": traceback.format_exc(),
-            "rank": rank,
-            "step": heartbeat.step,
-            "time": time.time(),
-        }
-        write_json(Path(job.scratch) / f"failure.{rank}.json", record)
-        traceback.print_exc()
-        sys.stdout.flush()
-        sys.stderr.flush()
+        with contextlib.suppress(OSError):  # a full disk takes no log; what matters has its room
+            last_words.say(error, heartbeat.step)
+            traceback.print_exc()
+            sys.stdout.flush()
+            sys.stderr.flush()
         os._exit(1)  # not through exit hooks: they may wait for threads that the error left behind
     heartbeat.beat(doing=DONE)
     leave()
