@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from stemma.core.artifact import Artifact, Store
-from stemma.core.errors import StemmaError
+from stemma.core.errors import DamagedError, StemmaError
 from stemma.core.files import read_json
 from stemma.nodes import in_order
 
@@ -66,4 +66,22 @@ def read_record(store: Store, name: str) -> dict[str, Any]:
         raise StemmaError(
             f"there is no run {name!r} in {store.root}; runs are: {', '.join(known) or '(none)'}"
         )
-    return dict(read_json(path))
+    return load_record(path)
+
+
+def load_record(path: Path) -> dict[str, Any]:
+    """A ``run.json``.
+
+    Raises:
+        DamagedError: it cannot be read, or is something else; says what is lost without it.
+    """
+    try:
+        record = read_json(path)
+        if not (isinstance(record, dict) and isinstance(record.get("nodes"), dict)):
+            raise DamagedError(f"{path} is no record of a run. It was left as it is.")
+    except DamagedError as error:
+        raise DamagedError(
+            f"{error} Delete it and run again: what was made is found without it; only what it says of why "
+            "something was made anew is lost."
+        ) from error
+    return record

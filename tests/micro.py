@@ -74,9 +74,11 @@ class Micro:
         return open_run(Store(self.root), NAME) if (self.root / NAME / RUN_RECORD).exists() else {}
 
 
-def command(root: Path, stop_after: str = "export", overrides: Sequence[str] = ()) -> list[str]:
-    """The command that runs the chain up to a node below ``root``."""
-    arguments = ["run", "--profile", str(PROFILE), "--root", str(root), "--stop-after", stop_after]
+def command(
+    root: Path, stop_after: str = "export", overrides: Sequence[str] = (), verb: str = "run"
+) -> list[str]:
+    """The command that runs the chain up to a node below ``root``; ``demo`` runs it as a flow."""
+    arguments = [verb, "--profile", str(PROFILE), "--root", str(root), "--stop-after", stop_after]
     return [sys.executable, "-m", "stemma.cli", *arguments, *(f"--set={item}" for item in overrides)]
 
 

@@ -2,10 +2,10 @@
 
 from pathlib import Path
 
-from tests.faults import data, posttrain, training
+from tests.faults import data, flows, posttrain, training
 from tests.faults.scene import Fault
 
-FAULTS = [*data.FAULTS, *training.FAULTS, *posttrain.FAULTS]
+FAULTS = [*data.FAULTS, *training.FAULTS, *posttrain.FAULTS, *flows.FAULTS]
 PAGE = Path(__file__).parents[2] / "docs" / "faults.md"
 BEGIN, END = "<!-- the table: python -m tests.faults.registry -->", "<!-- end of the table -->"
 

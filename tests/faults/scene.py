@@ -57,6 +57,7 @@ class Fault:
         again: run again even if the disturbed run finished.
         ranks: training processes.
         overrides: changes to the profile; names in braces stand for what the scene knows.
+        flow: it is `stemma demo`, the chain as a Prefect flow with a server of its own.
         own: the overrides make other artifacts: it is compared with an undisturbed run of its own.
         clock: the processes look at a clock that can be set.
         disk: it runs on a file system of so many megabytes.
@@ -78,6 +79,7 @@ class Fault:
     again: bool = False
     ranks: int = 1
     overrides: tuple[str, ...] = ()
+    flow: bool = False
     own: bool = False
     clock: bool = False
     disk: int = 0
@@ -157,7 +159,7 @@ class Scene:
             overrides.append(item)
         output = open(self.folder / f"said.{time.monotonic_ns()}", "w+")  # noqa: SIM115 (read in ``finish``)
         program = subprocess.Popen(
-            command(self.root, fault.node, overrides),
+            command(self.root, fault.node, overrides, "demo" if fault.flow else "run"),
             stdout=output,
             stderr=subprocess.STDOUT,
             text=True,

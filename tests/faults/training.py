@@ -10,11 +10,11 @@ from tests.faults.scene import Act, Fault, Scene
 STEP = "pretrain.loop:_Run._step#7"  # between the checkpoints of steps 4 and 8
 
 
-def saved(act: Act) -> Act:
-    """Do it once the first checkpoint, which is written beside the training, is whole."""
+def saved(act: Act, step: int = 0) -> Act:
+    """Do it once a checkpoint, which is written beside the training, is whole: of a step, or the first."""
 
     def then(scene: Scene) -> None:
-        scene.wait(scene.checkpoints)
+        scene.wait(lambda: any(int(path.name[5:]) >= step for path in scene.checkpoints()))
         act(scene)
 
     return then
@@ -151,7 +151,7 @@ FAULTS = [
         what="SIGKILL of the training process",
         where="measuring held-out text after the last step",
         point="pretrain.validation:Validator.measure#2",
-        do=kill,
+        do=saved(kill, 16),
         says="goes on from the checkpoint of step 16",
         **COMMONSENSE,
     ),
@@ -160,7 +160,7 @@ FAULTS = [
         what="SIGKILL of the training process",
         where="the last checkpoint is about to become the artifact's",
         point="pretrain.saving:Checkpoints.finish#1",
-        do=kill,
+        do=saved(kill, 16),
         says="goes on from the checkpoint of step 16",
         **COMMONSENSE,
     ),
