@@ -15,14 +15,14 @@ from stemma.branch import Branch, default_name, joined_on, load_branch, part, sa
 from stemma.core.artifact import Artifact, Store, verify_artifact
 from stemma.core.config import differences, identity
 from stemma.core.errors import StemmaError
-from stemma.core.files import read_json, write_atomic, write_json
+from stemma.core.files import write_atomic, write_json
 from stemma.core.progress import SKIPPED, Listener, Progress
 from stemma.core.stage import Stage, execute, lock
 from stemma.edits import EDITS_FILE, load_edits, with_edits
 from stemma.groups import members, needed
 from stemma.nodes import BRANCH_POINT, Node, nodes
 from stemma.profile import Profile, load_profile, profile_path
-from stemma.runs import RUN_RECORD, open_run, open_work, read_record, run_lock
+from stemma.runs import RUN_RECORD, load_record, open_run, open_work, read_record, run_lock
 
 __all__ = ["RUN_RECORD", "Node", "Run", "begin", "nodes", "open_run", "open_work", "read_record"]
 
@@ -77,7 +77,7 @@ class Run:
         self.nodes = {node.name: node for node in made}
         self.record: dict[str, Any] = {"profile": self.given.name, "nodes": {}}
         if (self.folder / RUN_RECORD).exists():
-            self.record = read_json(self.folder / RUN_RECORD)
+            self.record = load_record(self.folder / RUN_RECORD)
 
     @contextlib.contextmanager
     def held(self, say: Listener | None = None) -> Iterator[None]:
