@@ -206,7 +206,8 @@ def _state(found: Found) -> dict[str, Any]:
 def default_name(branch: Branch, profile: Profile) -> str:
     """A name for a branch: of where it parts and of what it is made under, so that the same request means the
     same run."""
-    short = digest({"profile": identity(profile), "from": branch.from_run, "start": branch.start})[:4]
+    made = {key: value for key, value in identity(profile).items() if key not in ("execution", "description")}
+    short = digest({"profile": made, "from": branch.from_run, "start": branch.start})[:4]
     return f"{branch.from_run}-{branch.start.replace('@', '-').replace('.', '-')}-{short}"
 
 

@@ -179,8 +179,8 @@ def propose(store: Store, run: str, stage: str, edit: PlanEdit) -> Proposal:
     branch = load_branch(store.root / run)
     if branch and branch.stage == stage and edit.at_step < (branch.step or 0):
         raise StemmaError(
-            f"run {run!r} goes on from step {branch.step} of run {branch.from_run!r}, and what comes before is "
-            f"as it is: the mix of {stage} can be changed from step {branch.step} on"
+            f"run {run!r} goes on from step {branch.step} of run {branch.from_run!r}, and what comes before "
+            f"is as it is: the mix of {stage} can be changed from step {branch.step} on"
         )
     planned = {name: PlanConfig.model_validate(record[PLAN + name]["identity"]["config"]) for name in stages}
     standing = dict(planned)
