@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 from flows.environment import prepare
 from flows.server import ServerError, is_healthy, running
 
+COMMAND = "stemma deploy"
+
 if TYPE_CHECKING:
     from stemma.deployments import DeploymentConfig
 
@@ -50,7 +52,6 @@ def deploy(
         from flows.deployments import Registrar, spread
         from flows.devices import allow
         from flows.forms import read_profile
-        from stemma.deployments import origin
 
         wanted = [one for entry in entries for one in spread(entry)]
         for profile in {entry.profile for entry in wanted}:
@@ -62,7 +63,7 @@ def deploy(
             wanted = [
                 one.model_copy(update={"pool": made.name}) if one.pool == kind else one for one in wanted
             ]
-        registrar = Registrar(client, root, origin(file) if file else "deploy", say, adds=file is None)
+        registrar = Registrar(client, root, file.name if file else COMMAND, say, adds=file is None)
         names = registrar.register_all(wanted)
         for name in names:
             found = client.read_deployment_by_name(name)

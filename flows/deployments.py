@@ -28,8 +28,8 @@ from flows.guard import COMMAND
 from flows.stages import FLOWS
 from stemma.core.config import digest
 from stemma.core.errors import ProfileError, StemmaError
-from stemma.deployments import DeploymentConfig, ScheduleConfig, load_deployments, origin
-from stemma.profile import profile_names
+from stemma.deployments import DeploymentConfig, ScheduleConfig, load_deployments
+from stemma.profile import DEPLOYMENTS, profile_names
 
 __all__ = ["POOL", "Registrar", "register", "spread"]
 
@@ -60,8 +60,7 @@ class Registrar:
     Attributes:
         client: of the server.
         root: the folder of runs.
-        source: names the schedules of this source (a file, the command line), so that those it no longer has
-            can be dropped.
+        source: a file or command; its schedules' names hold it, so that former ones of it can be dropped.
         say: receives lines for the person who asked.
         adds: the source adds to the schedules it gave before, in place of replacing them.
     """
@@ -146,9 +145,9 @@ class Registrar:
         form: ParameterSchema,
     ) -> Iterator[DeploymentScheduleCreate]:
         """Those that are there, as they are there, and the source's new ones without its former ones."""
-        new = {f"{self.source}-{digest(one.model_dump(mode='json'))[:8]}": one for one in wanted}
+        new = {f"{one} ({self.source} {digest(one.model_dump(mode='json'))[:4]})": one for one in wanted}
         for one in there.schedules if there else ():
-            ours = (one.slug or "").startswith(f"{self.source}-")
+            ours = f"({self.source} " in (one.slug or "")
             if not ours or self.adds or one.slug in new:
                 new.pop(one.slug or "", None)
                 yield DeploymentScheduleCreate(
@@ -244,4 +243,4 @@ def register(root: Path, say: Callable[[str], None], file: Path | None = None) -
     with get_client(sync_client=True) as client:
         pools.create(client, pools.pool(), RUNS_AT_ONCE)
         allow(client, POOL)
-        return Registrar(client, root, origin(file), say).register_all(entries.values())
+        return Registrar(client, root, file.name if file else DEPLOYMENTS, say).register_all(entries.values())

@@ -114,7 +114,7 @@ def _section(section: Section, values: Mapping[str, Any] | None) -> type[BaseMod
 
 def _described(field: Shown, item: Item) -> str:
     """A field's description, its bounds, and what it is called in the profile."""
-    text = ". ".join(filter(None, (field.description, field.bounds)))
+    text = f"{field.description} ({field.bounds})" if field.bounds else field.description
     return f"{text[:1].upper()}{text[1:]}. \u2003`{item.path}`"
 
 
@@ -171,7 +171,7 @@ def _common(order: list[str] | None = None, root: str = "runs") -> dict[str, Any
             float,
             DAYS,
             "Days to answer",
-            "How long such an answer may take; above 0. Then the run fails.",
+            "How long such an answer may take (above 0); then the run fails.",
             gt=0,
         ),
         "root": field(str, root, "Root", "Folder of runs, artifacts and downloads, on the worker's machine."),
@@ -195,7 +195,9 @@ def signature(flow: str) -> inspect.Signature:
                 name,
                 inspect.Parameter.KEYWORD_ONLY,
                 default=field.get_default(call_default_factory=True),
-                annotation=field.annotation,
+                annotation=Annotated[field.annotation, *field.metadata]
+                if field.metadata
+                else field.annotation,
             )
             for name, field in open_form(flow).model_fields.items()
         ]

@@ -3,7 +3,6 @@ schedules, and deployments of one's own. A YAML file says it (``configs/deployme
 """
 
 import importlib.resources
-import re
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, Self
@@ -34,6 +33,11 @@ class ScheduleConfig(Config):
     timezone: str = Field("UTC", description="IANA name of the time zone, such as Europe/Berlin")
     active: bool = Field(True, description="false: shown in the UI, where it can be switched on")
     parameters: dict[str, Any] = Field({}, description="what differs from the deployment's own parameters")
+
+    def __str__(self) -> str:
+        """The schedule in words: what the UI calls it."""
+        when = self.cron or f"every {self.every}"
+        return f"{when} {self.timezone}" + (", other parameters" if self.parameters else "")
 
     @property
     def interval(self) -> timedelta | None:
@@ -108,8 +112,3 @@ def load_deployments(path: Path | None = None) -> tuple[DeploymentConfig, ...]:
         return DeploymentsConfig.model_validate(load_yaml(path, empty=True)).deployments
     except ValidationError as error:
         raise ProfileError(str(path), list(explain(error))) from error
-
-
-def origin(path: Path | None) -> str:
-    """What schedules of a file are called at the server, so that they can be told from those made there."""
-    return re.sub(r"[^a-z0-9]+", "-", (path.name if path else DEPLOYMENTS).lower()).strip("-")
