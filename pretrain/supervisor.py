@@ -7,8 +7,8 @@ the next attempt goes on from the last checkpoint.
 
 What is started again, and what is not:
 
-- An error that explains itself (a ``StemmaError``), or an exception that a program raises about itself
-  (``TypeError``, ``AssertionError``...), would come again: it is final.
+- An error that explains itself (a ``StemmaError``; a full disk is told as one), or an exception that a
+  program raises about itself (``TypeError``, ``AssertionError``...), would come again: it is final.
 - A process that died without a word (SIGKILL, out of memory, a segmentation fault), a hang, and exceptions
   that machines cause (``OSError``, ``MemoryError``, torch's ``RuntimeError`` of lost peers and broken
   devices) are tried again; the same exception after the same step a second time is final.
@@ -217,7 +217,7 @@ class Supervisor:
         return Failure(f"its processes ended with {f'signal {-code}' if code < 0 else f'code {code}'}", end)
 
     def _pause(self, failure: Failure, number: int) -> None:
-        """Wait a little longer each time: a full disk or a lost peer may need a moment."""
+        """Wait a little longer each time: a lost peer may need a moment."""
         seconds = min(LONGEST_PAUSE, FIRST_PAUSE * 2 ** (number - 1))
         step = newest_step(self.scratch)
         source = f"the checkpoint of step {step}" if step >= 0 else "its beginning"

@@ -23,7 +23,7 @@ from pretrain.launch import EVENTS, RESULT, Job
 from pretrain.lifeline import leave, tie
 from pretrain.ranklog import write_to_own_file
 from stemma.core.errors import StemmaError
-from stemma.core.files import read_json, write_json
+from stemma.core.files import NO_ROOM, read_json, write_json
 from stemma.core.progress import EventFile, Progress
 
 ROOM_BYTES = 64 * 1024  # a record with the traceback of torch's deepest error is a tenth of this
@@ -96,18 +96,29 @@ class LastWords:
     """Why a rank failed, for the supervisor. Room for it is taken beforehand: the disk may be what fails.
 
     Args:
-        folder: the stage's scratch folder.
+        job: names the stage and its scratch folder.
         rank: of this process.
+
+    Raises:
+        OSError: there is no room.
     """
 
-    def __init__(self, folder: Path, rank: int) -> None:
-        self.path, self.rank = folder / f"failure.{rank}.json", rank
+    def __init__(self, job: Job, rank: int) -> None:
+        folder = Path(job.scratch)
+        self.job, self.rank = job, rank
+        self.path = folder / f"failure.{rank}.json"
         self.room = folder / f"room.{rank}"
         if not self.room.exists() or self.room.stat().st_size < ROOM_BYTES:
             self.room.write_bytes(os.urandom(ROOM_BYTES))  # noise: no file system stores it as less
 
     def say(self, error: Exception, step: int | None) -> None:
         """Write the error down, with the step it came after."""
+        if isinstance(error, OSError) and error.errno in NO_ROOM:  # to try again at once makes none
+            where = error.filename or self.job.path
+            error = StemmaError(
+                f"no room to write {where} ({error.strerror}). Make room and run the same command again: "
+                f"{self.job.stage} goes on from its last checkpoint."
+            )
         record: dict[str, Any] = {
             "error": type(error).__name__,
             "kinds": [kind.__name__ for kind in type(error).__mro__],
@@ -131,7 +142,7 @@ def main() -> None:
     if job.execution.ranks > 1:
         write_to_own_file(Path(job.scratch), rank)
     heartbeat = Heartbeat(Path(job.scratch), rank)
-    last_words = LastWords(Path(job.scratch), rank)
+    last_words = LastWords(job, rank)
     try:
         work(job, stop, heartbeat, rank)
     except Exception as error:

@@ -317,7 +317,7 @@ FAULTS = [
         point="pretrain.loop:_Run._checkpoint#2",
         do=saved(fill_disk),
         code=1,
-        says="checkpoint .* could not be written .*No space left",
+        says="(no room to write|could not be written) .*No space left",
         mend=make_room,
         disk=64,
         quick=True,
@@ -342,7 +342,7 @@ FAULTS = [
         point="pretrain.loop:_Run._checkpoint#2",
         do=saved(quota),
         code=1,
-        says="checkpoint .* could not be written .*File too large.*those before it are good",
+        says="(no room to write|could not be written) .*File too large",
     ),
     Fault(
         name="out_of_memory",
