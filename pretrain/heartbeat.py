@@ -82,7 +82,7 @@ class Heartbeat:
 
     def __init__(self, folder: Path, rank: int) -> None:
         self._last = Beat(rank, os.uname().nodename, os.getpid(), started_at(psutil.Process()))
-        # Not emptied: the first beat covers all of an older one, and a full disk might not give the room back.
+        # Not emptied: the first beat covers an older one, and a full disk might not give the room back.
         self._file = os.open(_beat_file(folder, rank), os.O_CREAT | os.O_WRONLY, 0o644)
         self._stacks = open(stacks_file(folder, rank), "wb")  # noqa: SIM115 (faulthandler keeps it)
         faulthandler.register(DUMP_SIGNAL, self._stacks, all_threads=True)
