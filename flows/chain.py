@@ -50,7 +50,7 @@ def make(walk: Run, node: str, title: str) -> State[Any] | None:
             return state
         finally:
             walk.listeners.remove(listener)
-        board.markdown(artifact_key("stage", node), report.sealed(), title)
+        board.markdown(artifact_key("stage", node), report.sealed(anew=not listener.skipped), title)
         if table := mix_table(artifact):
             board.table(artifact_key("mix", node), table, "Planned and realized mix; they have to be equal.")
     return None

@@ -44,6 +44,7 @@ class TaskListener:
         self.pause = REPORT_INTERVAL / 4  # the first report comes soon
         self.latest: Event | None = None
         self.pace = Pace()
+        self.skipped = False  # it was made already
         self.context = contextvars.copy_context()
 
     def __call__(self, event: Event) -> None:
@@ -60,11 +61,12 @@ class TaskListener:
         elif event.kind in (SAY, LOG):
             self.logger.info("%s: %s", self.node, event.text)
         elif event.kind == SEALED:
-            self._show(100.0, "done")
+            if self.latest:
+                self._show(100.0, "done")
             seconds = duration(event.metrics.get("seconds", 0.0))
             self.logger.info("%s is done after %s: %s", self.node, seconds, event.text)
         elif event.kind == SKIPPED:
-            self._show(100.0, "was there, and is intact")
+            self.skipped = True
             self.logger.info("%s is there and intact: %s", self.node, event.text)
         elif event.kind == FAILED:
             if self.latest:

@@ -5,14 +5,16 @@ from pathlib import Path
 from typing import Any
 
 from prefect import runtime
+from prefect.context import FlowRunContext
 
 from flows.files import REPORTS, address
 from flows.reports import StageReport
 from flows.tables import flatten, reference, show
+from stemma.core.artifact import Artifact
 from stemma.core.files import write_atomic
 from stemma.core.lineage import family, picture
 from stemma.pipeline import Run
-from stemma.report import EVAL_PREFIX, reward_line, rows
+from stemma.report import rows
 from stemma.terminal import duration
 
 LINEAGE = "lineage.svg"
@@ -37,13 +39,13 @@ def overview(walk: Run, order: Sequence[str], current: str = "", how: str = "is 
         _asked(walk),
         "## Stages",
         _stages(walk, order, current, how),
-        reward_line(rows(walk.artifacts)),
+        _results(walk),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
 def lineage(walk: Run, report: StageReport) -> str:
-    """What was made from what, as a picture that is kept in the run's folder, and as a list."""
+    """What was made from what, as a picture that is kept in the run's folder; as a list if that cannot be."""
     members = family(list(walk.artifacts.values()), walk.store)
     path = walk.folder / REPORTS / LINEAGE
 
@@ -51,30 +53,38 @@ def lineage(walk: Run, report: StageReport) -> str:
         write_atomic(path, picture(members, f"What run {walk.name} made from what"))
         return f"![What was made from what]({address(path, walk.store.root)})"
 
-    lines = []
-    for artifact in members:
+    def line(artifact: Artifact) -> str:
         inputs = ", ".join(f"`{reference(item)}`" for item in artifact.manifest["inputs"].values())
-        lines.append(f"- `{artifact}`" + (f" from {inputs}" if inputs else ""))
-    parts = ["## What was made from what", report.part("lineage", drawn), "\n".join(lines)]
-    return "\n\n".join(part for part in parts if part) + "\n"
+        return f"- `{artifact}`" + (f" from {inputs}" if inputs else "")
+
+    shown = report.part("lineage", drawn) or "\n".join(map(line, members))
+    return f"## What was made from what\n\n{shown}\n"
 
 
 def _asked(walk: Run) -> str:
-    """Where the request came from, and what it said, as far as it says something."""
+    """Where the request came from, and what it said that a form does not say by itself."""
     given = flatten(_plain(dict(runtime.flow_run.parameters or {})))
+    usual = _defaults()
     said = {
-        "profile": f"`{walk.profile.name}`",
-        "flow": f"`{runtime.flow_run.flow_name}`" if runtime.flow_run.flow_name else "",
-        "deployment": f"`{runtime.deployment.name}`" if runtime.deployment.name else "",
-        "runs": f"`{walk.store.root}`",
+        "profile": walk.profile.name,
+        "flow": runtime.flow_run.flow_name,
+        "deployment": runtime.deployment.name,
+        "folder of runs": walk.store.root,
         **{
-            name: f"`{show(value)}`"
+            name: value
             for name, value in given
-            if name not in ("profile", "root") and value not in (None, "", [], {})
+            if name not in ("profile", "root", "run") and value not in (None, "", [], {}, usual.get(name))
         },
     }
-    lines = ["## Asked for", "", "| | |", "|---|---|"]
-    return "\n".join([*lines, *(f"| {name} | {value} |" for name, value in said.items() if value)])
+    lines = [f"| {name} | `{show(value)}` |" for name, value in said.items() if value]
+    return "\n".join(["| asked for | |", "|---|---|", *lines])
+
+
+def _defaults() -> dict[str, Any]:
+    """What the flow's form says where nobody changes it."""
+    context = FlowRunContext.get()
+    fields = context.flow.parameters.properties if context and context.flow else {}
+    return {name: field.get("default") for name, field in fields.items()}
 
 
 def _plain(value: Any) -> Any:
@@ -85,25 +95,40 @@ def _plain(value: Any) -> Any:
 
 
 def _stages(walk: Run, order: Sequence[str], current: str, how: str) -> str:
-    found = {row["stage"]: row for row in rows(walk.artifacts)}
-    lines = [
-        "| stage | | tokens | bits per byte, before → after | task scores | time |",
-        "|---|---|---|---|---|---|",
-    ]
+    lines = ["| stage | | tokens | artifact | time |", "|---|---|---|---|---|"]
     for name in order:
-        if name.startswith(EVAL_PREFIX) and name in walk.artifacts:
-            continue  # its scores stand beside the stage they are of
-        if (row := found.get(name)) is None:
-            lines.append(f"| {name} | {how if name == current else 'to come'} | | | | |")
-            continue
-        bits = ", ".join(f"{domain} {a:.2f} → {b:.2f}" for domain, (a, b) in row["bits_per_byte"].items())
-        scores = ", ".join(f"{task} {value:.3f}" for task, value in row["scores"].items())
-        tokens = "" if row["tokens"] is None else f"{row['tokens']:,}"
-        lines.append(
-            f"| {name} | `{row['artifact'].rpartition('-')[2]}` | {tokens} | {bits} | {scores} | "
-            f"{duration(row['seconds'])} |"
-        )
+        title = walk.nodes[name].title
+        if artifact := walk.artifacts.get(name):
+            tokens, seconds = artifact.summary.get("tokens"), duration(artifact.manifest["seconds"])
+            tail = f"{show(tokens)} | `{artifact.fingerprint[:12]}` | {seconds}"
+        else:
+            tail = f"| {how if name == current else 'to come'} |"
+        lines.append(f"| {name} | {title} | {tail} |")
     return "\n".join(lines)
+
+
+def _results(walk: Run) -> str:
+    """What training changed: bits per byte of held-out text, and scores of tasks, after every stage."""
+    found = rows(walk.artifacts)
+    tables = []
+    for title, of, text in (
+        (
+            "Held-out text, bits per byte before → after",
+            "bits_per_byte",
+            lambda pair: f"{pair[0]:.2f} → {pair[1]:.2f}",
+        ),
+        ("Mean scores on held-out tasks after the stage", "scores", "{:.3f}".format),
+    ):
+        shown = [row for row in found if row[of]]
+        columns = list(dict.fromkeys(name for row in shown for name in row[of]))
+        if not shown:
+            continue
+        lines = [f"## {title}", "", f"| stage | {' | '.join(columns)} |", "|---" * (len(columns) + 1) + "|"]
+        for row in shown:
+            cells = [text(row[of][name]) if name in row[of] else "" for name in columns]
+            lines.append(f"| {row['stage']} | {' | '.join(cells)} |")
+        tables.append("\n".join(lines))
+    return "\n\n".join(tables)
 
 
 def _reports(walk: Run) -> str:

@@ -24,7 +24,7 @@ def refresh(walk: Run, node: str) -> list[Path]:
 
         written = write_training_report(made, walk.folder, walk.name)
         pages += [written] if written else []
-    if (node.startswith("plan.") or f"plan.{node}" in made) and "tokenizer" in made:
+    if f"plan.{node}" in made and "tokenizer" in made:
         from data_pipeline.inspection.report.write import write_mix_report
 
         pages.append(write_mix_report(made, walk.folder, walk.name))

@@ -1,6 +1,7 @@
 """A stage's report for the UI: what it made, how that went, how it reads, and how to go on from it."""
 
 import logging
+import textwrap
 from collections.abc import Callable
 from pathlib import Path
 from typing import TypeAlias
@@ -16,9 +17,10 @@ from stemma.pipeline import Run
 from stemma.terminal import duration
 
 Logger: TypeAlias = "logging.Logger | logging.LoggerAdapter[logging.Logger]"
-PICTURES = "pictures"
+PICTURES = "stages"  # folder of the pictures, and of the texts that show them
 SAMPLES = 2
 EXCERPT = 700  # characters of a sample
+COLUMNS = 100  # the UI wraps nothing in a block of code
 CHECKPOINTS = 8  # the newest
 
 
@@ -59,8 +61,26 @@ class StageReport:
         ]
         return "\n\n".join(part for part in parts if part) + "\n"
 
-    def sealed(self) -> str:
-        """The whole report of a node that is made."""
+    def sealed(self, anew: bool = True) -> str:
+        """The whole report of a node that is made.
+
+        Args:
+            anew: write it even if the run's folder has it: as this artifact is the same for ever, what was
+                written when it was made still holds.
+        """
+        kept = self.walk.folder / REPORTS / PICTURES / f"{self.walk.artifacts[self.node]}.md"
+        if not anew and kept.exists():
+            return kept.read_text()
+        text = self._sealed()
+
+        def keep() -> str:
+            write_atomic(kept, text)
+            return text
+
+        self.part("copy in the run's folder", keep)
+        return text
+
+    def _sealed(self) -> str:
         artifact = self.walk.artifacts[self.node]
         figures = self._figures() if (artifact.path / METRICS).exists() else None
         parts = [
@@ -75,7 +95,7 @@ class StageReport:
             self.part("reports", self._pages),
             self.part("checkpoints", lambda: self._checkpoints(figures) if figures else ""),
             self.part("going on", lambda: self._going_on() if figures else ""),
-            "## What it is",
+            "## What it is, and what from",
             origin_table(artifact),
             inputs_table(artifact),
             "## All figures" if artifact.summary else "",
@@ -236,7 +256,8 @@ def fenced(text: str, most: int = EXCERPT) -> str:
     from stemma.core.printable import printable
 
     cut = text if len(text) <= most else f"{text[:most]}\n… {len(text) - most:,} more characters"
-    shown = "\n".join(printable(line) for line in cut.splitlines())
+    wrap = textwrap.TextWrapper(COLUMNS, replace_whitespace=False, drop_whitespace=False)
+    shown = "\n".join("\n".join(wrap.wrap(printable(line))) for line in cut.splitlines())
     fence = "```"
     while fence in shown:
         fence += "`"

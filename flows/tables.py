@@ -13,12 +13,15 @@ LEDGER = "ledger.json"
 def origin_table(artifact: Artifact) -> str:
     """Which artifact it is, and where."""
     rows = {
-        "artifact": f"`{artifact}`",
         "fingerprint": f"`{artifact.fingerprint}`",
         "folder": f"`{artifact.path}`",
         "made in": duration(artifact.manifest["seconds"]),
     }
-    lines = ["| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in rows.items())]
+    lines = [
+        f"| artifact | `{artifact}` |",
+        "|---|---|",
+        *(f"| {name} | {value} |" for name, value in rows.items()),
+    ]
     return "\n".join(lines)
 
 

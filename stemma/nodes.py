@@ -122,7 +122,7 @@ def nodes(imported: bool = False) -> list[Node]:
         inputs = {"plan": f"plan.{stage}", **with_agent}
         if previous:
             inputs["init"] = previous
-        made.append(Node(stage, room, _training(stage), inputs, f"train: {stage}"))
+        made.append(Node(stage, room, _training(stage), inputs, f"train on the {stage} mix"))
         made.append(_evaluation(stage))
         previous = stage
     posttrain = {**with_agent, "trajectories": "trajectories"}
@@ -132,11 +132,15 @@ def nodes(imported: bool = False) -> list[Node]:
             "posttrain.sft:SFTStage",
             lambda p: p.sft_stage(),
             {**posttrain, "init": "agentic"},
-            "train: SFT",
+            "supervised fine-tuning",
         ),
         _evaluation("sft"),
         Node(
-            "rl", "posttrain.rl:RLStage", lambda p: p.rl_stage(), {**with_agent, "init": "sft"}, "train: RL"
+            "rl",
+            "posttrain.rl:RLStage",
+            lambda p: p.rl_stage(),
+            {**with_agent, "init": "sft"},
+            "reinforcement learning",
         ),
         _evaluation("rl"),
     ]
@@ -171,7 +175,7 @@ def _evaluation(stage: str) -> Node:
         "evaluation.stage:EvaluationStage",
         lambda p: p.evaluation,
         inputs,
-        f"evaluate {stage}",
+        f"score the model of {stage}",
     )
 
 

@@ -9,9 +9,14 @@ from stemma.core.artifact import Artifact, Store
 WIDTH, HEIGHT, GAP, ROW = 148, 40, 18, 76  # of a box, between boxes, from row to row; pixels
 COLOURS = ("#2b6cb0", "#0b7a5f", "#b86e00", "#a3478f", "#2e8fc4", "#c2482b", "#757519", "#6b7280")
 STYLE = (
-    "text{font:12px system-ui,-apple-system,'Segoe UI',Roboto,'Helvetica Neue',Arial,sans-serif;fill:#1d2430}"
-    ".name{font-weight:650}.print{font:10.5px ui-monospace,Menlo,Consolas,monospace;fill:#586172}"
-    ".line{fill:none;stroke:#aab2bd;stroke-width:1.4}"
+    ":root{--paper:#fbfbf9;--card:#fff;--edge:#dfe2e6;--ink:#1d2430;--soft:#586172;--wire:#aab2bd}"
+    "@media(prefers-color-scheme:dark){:root{--paper:#14171c;--card:#1b1f26;--edge:#323945;--ink:#e6e9ee;"
+    "--soft:#a3adbb;--wire:#5b6675}}"
+    ".paper{fill:var(--paper)}.box{fill:var(--card);stroke:var(--edge)}"
+    "text{font:12px system-ui,-apple-system,'Segoe UI',Roboto,'Helvetica Neue',Arial,sans-serif;"
+    "fill:var(--ink)}"
+    ".name{font-weight:650}.print{font:10.5px ui-monospace,Menlo,Consolas,monospace;fill:var(--soft)}"
+    ".line{fill:none;stroke:var(--wire);stroke-width:1.4}"
 )
 
 
@@ -80,8 +85,8 @@ def picture(members: Sequence[Artifact], title: str) -> str:
         x -= WIDTH / 2
         colour = COLOURS[kinds.index(member.kind) % len(COLOURS)]
         boxes.append(
-            f'<rect x="{x:.0f}" y="{y:.0f}" width="{WIDTH}" height="{HEIGHT}" rx="6" fill="#ffffff" '
-            f'stroke="#dfe2e6"/><rect x="{x:.0f}" y="{y + 7:.0f}" width="4" height="{HEIGHT - 14}" '
+            f'<rect x="{x:.0f}" y="{y:.0f}" width="{WIDTH}" height="{HEIGHT}" rx="6" '
+            f'class="box"/><rect x="{x:.0f}" y="{y + 7:.0f}" width="4" height="{HEIGHT - 14}" '
             f'rx="2" fill="{colour}"/>'
             f'<text class="name" x="{x + 13:.0f}" y="{y + 17:.0f}">{html.escape(member.name)}</text>'
             f'<text class="print" x="{x + 13:.0f}" y="{y + 32:.0f}">{member.fingerprint[:12]}</text>'
@@ -89,7 +94,7 @@ def picture(members: Sequence[Artifact], title: str) -> str:
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{wide}" height="{tall}" '
         f'viewBox="0 0 {wide} {tall}" role="img" aria-label="{html.escape(title)}"><style>{STYLE}</style>'
-        f'<rect width="{wide}" height="{tall}" rx="10" fill="#fbfbf9"/>'
+        f'<rect width="{wide}" height="{tall}" rx="10" class="paper"/>'
         f"{''.join(lines)}{''.join(boxes)}</svg>\n"
     )
 
