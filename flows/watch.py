@@ -28,7 +28,7 @@ from flows.line import Reason
 from stemma.core.errors import Preempted
 
 LOOK_SECONDS = 10.0
-CANCEL_SECONDS = 20.0  # for the worker to bring the message; nobody does after that
+UNHEARD_SECONDS = 20.0  # for the worker to bring the message; nobody does after that
 SERVER_SECONDS = 900.0  # to wait for a server that is away when all is made
 LEAVING_SECONDS = 20.0  # the same when asked to stop: the server may be gone with the worker
 SETTLE_SECONDS = 10.0  # the server learns of the ends of tasks from events, a little late
@@ -98,9 +98,10 @@ def _look_on(flow_run: UUID, over: threading.Event, logger: Logger) -> None:
                 continue
             if state.type == StateType.CANCELLED:
                 line.ask(Reason.CANCEL)
-            elif state.type == StateType.CANCELLING:
+            elif state.type == StateType.CANCELLING or state.name == "Suspended":
+                # (Prefect ends a suspended run between two tasks; a task may train for weeks.)
                 unheard = unheard or time.monotonic()
-                if time.monotonic() - unheard >= CANCEL_SECONDS:
+                if time.monotonic() - unheard >= UNHEARD_SECONDS:
                     line.ask(Reason.CANCEL)
             elif state.type == StateType.CRASHED:
                 logger.warning("taken for dead (%s), but it lives and goes on", state.message)

@@ -123,7 +123,9 @@ def launch(
     if result and result["status"] == "done":
         return {**result["summary"], "restarts": supervisor.restarted}
     reached = f"a checkpoint at step {result['step']}" if result else "what was saved before"
-    raise Preempted(f"{name} was asked to stop; run the same command again to continue from {reached}")
+    raise Preempted(
+        f"{name} was asked to stop; run the same command again (or Retry) to continue from {reached}"
+    )
 
 
 def command(job: Path, execution: Execution) -> list[str]:
@@ -168,20 +170,21 @@ def environment(execution: Execution) -> dict[str, str]:
 
 @contextlib.contextmanager
 def _termination() -> Iterator[threading.Event]:
-    """An event that SIGTERM sets, where nobody else handles it and signals reach us (the main thread)."""
+    """An event that SIGTERM sets, where signals reach us (the main thread).
+
+    Who handled it before (Prefect) would raise in the midst of things: an exception has no time for a
+    checkpoint.
+    """
     asked = threading.Event()
 
     def ask(number: int, frame: FrameType | None) -> None:
         asked.set()
 
-    ours = (
-        threading.current_thread() is threading.main_thread()
-        and signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
-    )
-    if ours:
-        signal.signal(signal.SIGTERM, ask)
+    if threading.current_thread() is not threading.main_thread():
+        yield asked
+        return
+    before = signal.signal(signal.SIGTERM, ask)
     try:
         yield asked
     finally:
-        if ours:
-            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        signal.signal(signal.SIGTERM, before)
