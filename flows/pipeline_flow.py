@@ -2,19 +2,23 @@
 
 import contextlib
 import os
+import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from flows.access import ServerError
 from flows.environment import prepare
-from flows.server import running, serving
-from stemma.core.progress import Listener
+from flows.keeper import Keeper
+from flows.server import running, server
+from stemma.core.progress import Listener, Progress
 
 if TYPE_CHECKING:
     from stemma.pipeline import Run
 
 FLUSH_SECONDS = 10.0
+LOOK_SECONDS = 0.5  # between looks at the server
 
 
 def run_pipeline(
@@ -41,7 +45,7 @@ def run_pipeline(
     os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
     walk.listeners.extend(listeners)
     try:
-        with _server(home) as url:
+        with _server(home, Progress("server", walk.listeners).say) as url:
             _run(walk, order[-1], url, group or "pipeline")
     finally:
         for listener in listeners:
@@ -49,12 +53,31 @@ def run_pipeline(
 
 
 @contextlib.contextmanager
-def _server(home: Path) -> Iterator[str]:
+def _server(home: Path, say: Callable[[str], None]) -> Iterator[str]:
+    """The server of ``stemma ui``, or one of our own, which is started again when it dies meanwhile."""
     if url := os.environ.get("PREFECT_API_URL") or running(home):
         yield url
-    else:
-        with serving(home) as url:
-            yield url
+        return
+    described = server(home)
+    keeper = Keeper("Prefect server", described.start, described.log, say)
+    over = threading.Event()
+
+    def keep() -> None:
+        try:
+            while not over.wait(LOOK_SECONDS):
+                keeper.look()
+        except ServerError as error:  # it dies again and again: the run has to do without
+            say(str(error))
+        over.wait()  # to the kernel this thread may be the server's parent, and it dies with that
+        described.stop(keeper.child)
+
+    thread = threading.Thread(target=keep, name="server-keeper")
+    thread.start()
+    try:
+        yield described.url
+    finally:
+        over.set()
+        thread.join()
 
 
 def _run(walk: "Run", last: str, url: str, flow: str) -> None:
