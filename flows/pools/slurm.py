@@ -201,9 +201,11 @@ def run(asked: argparse.Namespace, flow_run: str, say: Logger) -> int:
 def main() -> int:
     die_with(os.getppid())
     asked = parse(sys.argv[1:])
+    from prefect.logging.configuration import setup_logging
     from prefect.logging.handlers import APILogWorker
     from prefect.logging.loggers import flow_run_logger
 
+    setup_logging()  # what is said here belongs to the flow run's log, and no engine runs here to see to that
     flow_run = os.environ[FLOW_RUN]
     say = flow_run_logger(flow_run_id=UUID(flow_run))
     try:
