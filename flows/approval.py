@@ -38,7 +38,7 @@ class Answer(RunInput):
     note: str = Field("", title="Note", description="Why, and who says so; kept in the run's log.")
 
 
-def ask(subject: str, question: str, days: float = DAYS) -> str:
+def ask(subject: str, question: str, days: float = DAYS, identity: str = "") -> str:
     """Wait for a person's yes.
 
     The same question is asked once: whatever restarts this flow run finds the answer. A no counts once: after
@@ -46,8 +46,9 @@ def ask(subject: str, question: str, days: float = DAYS) -> str:
 
     Args:
         subject: what it is about, such as a stage's name; names the artifact that holds the question.
-        question: Markdown; another one is another question.
+        question: Markdown.
         days: how long the answer may take; then the run fails.
+        identity: another one is another question; the question itself by default.
 
     Returns:
         The note that came with the yes.
@@ -61,7 +62,7 @@ def ask(subject: str, question: str, days: float = DAYS) -> str:
             f"{subject} needs a person's yes, which only a flow run of a deployment can wait for: start it "
             "from the UI, or leave the stage out of `approve`"
         )
-    base = artifact_key(subject, hashlib.sha256(question.encode()).hexdigest()[:12])
+    base = artifact_key(subject, hashlib.sha256((identity or question).encode()).hexdigest()[:12])
     kept = {item.key: item for item in _inputs(f"suspended-{base}")}
     for attempt in count(1):
         key = f"{base}-{attempt}"

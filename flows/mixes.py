@@ -1,9 +1,10 @@
 """Mixes as the UI shows them: rows for table artifacts, the same in Markdown."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from data_pipeline.inspection.difference import ALL, Share, StageDifference, rows_of
+from data_pipeline.inspection.glance import Glance
 from data_pipeline.inspection.mix import StageMix
 
 
@@ -101,3 +102,46 @@ def markdown_table(rows: Sequence[dict[str, Any]]) -> str:
     lines.append("|" + "|".join("---:" if head in right else "---" for head in heads) + "|")
     lines += ["| " + " | ".join(str(row[head]).replace("|", "\\|") for head in heads) + " |" for row in rows]
     return "\n".join(lines)
+
+
+def domain_table(mixes: Sequence[StageMix]) -> list[dict[str, Any]]:
+    """A row per stage: tokens, steps, and the share of every domain."""
+    domains = sorted({row.domain for mix in mixes for row in mix.rows})
+    rows = []
+    for mix in mixes:
+        tokens = dict.fromkeys(domains, 0)
+        for row in mix.rows:
+            tokens[row.domain] += row.planned.tokens
+        state = (
+            "trained" if mix.trained else f"{mix.done:,} of {mix.steps:,} steps" if mix.done else "planned"
+        )
+        rows.append(
+            {
+                "stage": mix.stage,
+                "tokens": f"{mix.tokens:,}",
+                "steps": f"{mix.steps:,}",
+                **{domain: f"{count / max(mix.tokens, 1):.1%}" for domain, count in tokens.items()},
+                "sources": str(sum(row.planned.tokens > 0 for row in mix.rows)),
+                "state": state,
+            }
+        )
+    return rows
+
+
+def glance_rows(glances: Mapping[str, Glance]) -> list[dict[str, Any]]:
+    """A row per source: how much of it was read, what filters took, and how many tokens that would be."""
+    return [
+        {
+            "domain": glance.domain,
+            "source": name,
+            "documents read": f"{glance.documents:,}",
+            "of its files": f"{glance.read:.0%}",
+            "kept by filters": f"{glance.kept:.0%}",
+            "tokens, about": f"{glance.tokens:,}",
+            "most frequent reasons": ", ".join(
+                f"{rule} {count}" for rule, count in list(glance.rejects.items())[:3]
+            )
+            or glance.problem,
+        }
+        for name, glance in sorted(glances.items(), key=lambda item: (item[1].domain, item[0]))
+    ]

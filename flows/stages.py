@@ -10,7 +10,9 @@ from typing import Any
 from prefect import Flow, flow, runtime
 from prefect.states import State
 
+from flows.edit_mix import edit_mix
 from flows.forms import WHOLE, request, signature
+from flows.inspect_mix import inspect_mix
 from flows.request import carry_out
 from stemma.groups import GROUPS
 
@@ -47,4 +49,17 @@ rl = _flow("rl", GROUPS["rl"].title)
 evaluate = _flow("evaluate", GROUPS["evaluate"].title)
 export = _flow("export", GROUPS["export"].title)
 
-FLOWS = (pipeline, data, tokenizer, trajectories, pretrain, midtrain, sft, rl, evaluate, export)
+FLOWS = (
+    pipeline,
+    data,
+    tokenizer,
+    trajectories,
+    pretrain,
+    midtrain,
+    sft,
+    rl,
+    evaluate,
+    export,
+    inspect_mix,
+    edit_mix,
+)

@@ -12,7 +12,6 @@ from stemma.core.errors import StemmaError
 
 if TYPE_CHECKING:
     from data_pipeline.inspection.difference import Side
-    from stemma.edits import Proposal
 
 app = typer.Typer(help="Look at the data mix of a run, compare it, change it.", no_args_is_help=True)
 
@@ -85,6 +84,7 @@ def mix_edit(
     """Change a run's mix from a step on: shows what follows, asks, and has the next `stemma run` go on so."""
     from data_pipeline.inspection.difference import compare_sides, side_of_mix
     from data_pipeline.inspection.render import render_difference
+    from stemma.consequences import consequences, refusal
     from stemma.edits import propose, read_edit, save_edit
     from stemma.terminal import console
 
@@ -94,53 +94,12 @@ def mix_edit(
     render_difference(compare_sides(*sides), ("as it is", "edited"), out)
     for line in consequences(proposal, run):
         out.print(f"- {line}")
-    if proposal.sealed and proposal.resume < at_step and not force:
-        other = f"an --at-step of {proposal.trained:,}, or " if proposal.schedule_ends is None else ""
-        raise StemmaError(
-            f"stage {proposal.stage} is trained to its end, and only its last checkpoint is kept: with this "
-            f"edit its first {at_step:,} steps would be trained again. Nothing was changed. Give {other}"
-            "--force to train them again; what is sealed stays."
-        )
+    if not force and (problem := refusal(proposal, "--force", "--at-step")):
+        raise StemmaError(problem)
     if not yes and not typer.confirm(f"Change the mix of {proposal.stage} from step {at_step:,} on?"):
         raise typer.Abort
     path = save_edit(store.root / run, proposal.stage, proposal.edit)
     out.print(f"Written to {path}. Run the same `stemma run` again to go on.")
-
-
-def consequences(proposal: "Proposal", run: str) -> list[str]:
-    """What an edit entails, in sentences."""
-    stage, at_step = proposal.stage, proposal.edit.at_step
-    found = [f"steps 0 to {at_step - 1:,} of {stage} read the same as before, in the same order"]
-    if proposal.replaced:
-        steps = ", ".join(f"{edit.at_step:,}" for edit in proposal.replaced)
-        found.append(f"earlier edits of {stage} at or after that step are replaced: at step {steps}")
-    if proposal.schedule_ends is not None:
-        found.append(
-            f"the stage's length changes, and with it the learning rate from step "
-            f"{proposal.schedule_ends:,} on: only what was trained before that can be kept. Phases of as "
-            "many tokens as were left would change nothing there"
-        )
-    if proposal.trained and proposal.resume:
-        again = proposal.trained - proposal.resume
-        found.append(
-            f"{stage} has trained {proposal.trained:,} steps and goes on from its checkpoint at step "
-            f"{proposal.resume:,}" + (f"; {again:,} steps are left behind" if again else "")
-        )
-    elif proposal.trained:
-        found.append(
-            f"{stage} has trained {proposal.trained:,} steps, but keeps no checkpoint at or before step "
-            f"{at_step:,} that fits: it is trained from its beginning"
-        )
-    else:
-        found.append(f"{stage} has not trained a step yet")
-    if proposal.running:
-        found.append(
-            f"{stage} is being trained at this moment, under the mix as it is: stop that process (it leaves "
-            f"a checkpoint), then go on with run {run}"
-        )
-    if proposal.later:
-        found.append(f"made anew after it: {', '.join(proposal.later)}; what is sealed stays where it is")
-    return found
 
 
 def mix_sides(store: Store, name: str) -> "Mapping[str, Side]":

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import pyarrow.parquet as pq
 from datatrove.data import Document
 
 from data_pipeline.config import CorpusConfig
@@ -20,6 +21,8 @@ from data_pipeline.sources.find import Found
 from data_pipeline.sources.item import Item
 from data_pipeline.sources.read import origin_of, read
 from data_pipeline.sources.units import units
+from stemma.core.artifact import Artifact
+from stemma.core.files import read_json
 
 TURN = 0.25  # seconds that a source is read before it is the next one's turn
 TRIED = 40  # documents of a source that go through its filters
@@ -155,6 +158,47 @@ def look_at_sources(
         for reading in readings:
             made[reading.name] = _tried(reading, config, Path(scratch))
     return {name: made[name] for name in sorted(made)}
+
+
+def glance_at(corpus: Artifact, count: int = TRIED) -> dict[str, Glance]:
+    """What a corpus, or trajectories, hold: documents and bytes as they are, tokens estimated.
+
+    Args:
+        corpus: an artifact with ``documents/<source>/``.
+        count: documents of each source that are read, for samples and for digits.
+    """
+    found = {}
+    for folder in sorted((corpus.path / "documents").iterdir()):
+        files = [pq.ParquetFile(path) for path in sorted(folder.glob("*.parquet"))]
+        text = "messages" if "messages" in files[0].schema_arrow.names else "text"
+        batch = next(files[0].iter_batches(count, columns=["id", "origin", "domain", text]), None)
+        rows = batch.to_pylist() if batch is not None else []
+        documents = sum(file.metadata.num_rows for file in files)
+        some = sum(len(row[text].encode()) for row in rows)
+        digits = sum(character.isdigit() for row in rows for character in row[text])
+        sizes = _text_bytes(corpus, folder.name)
+        found[folder.name] = Glance(
+            folder.name,
+            rows[0]["domain"] if rows else "",
+            documents,
+            sizes if sizes is not None else round(some * documents / max(len(rows), 1)),
+            1.0,
+            1.0,
+            len(rows),
+            {},
+            some / (digits + (some - digits) / BYTES_PER_TOKEN) if some else BYTES_PER_TOKEN,
+            tuple(Sample(row["id"], row["origin"], row[text]) for row in rows),
+            "" if rows else "it holds no document",
+        )
+    return found
+
+
+def _text_bytes(corpus: Artifact, source: str) -> int | None:
+    """Bytes of a source's documents, where the artifact counts them."""
+    if "funnel.json" in corpus.manifest["files"]:
+        return int(read_json(corpus.file("funnel.json"))["sources"][source]["steps"][-1]["bytes"])
+    families = corpus.summary.get("families", {})
+    return int(families[source]["bytes"]) if source in families else None
 
 
 def _tried(reading: _Reading, config: CorpusConfig, scratch: Path) -> Glance:

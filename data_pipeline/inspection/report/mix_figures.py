@@ -77,7 +77,10 @@ class MixFigures:
 
 
 def gather(
-    artifacts: Mapping[str, Artifact], working: Mapping[str, Path] | None = None, seed: int = 0
+    artifacts: Mapping[str, Artifact],
+    working: Mapping[str, Path] | None = None,
+    seed: int = 0,
+    count: int = SAMPLES,
 ) -> MixFigures:
     """Read what the report needs.
 
@@ -85,6 +88,7 @@ def gather(
         artifacts: the run's sealed ones, by node name.
         working: folders of those being made.
         seed: of the samples shown.
+        count: samples of each stage.
 
     Raises:
         StemmaError: nothing is planned yet.
@@ -104,7 +108,7 @@ def gather(
         facts={stage: _facts(artifacts[PLAN + stage], load_plan(artifacts, stage)) for stage in stages},
         supply=_supply([index for _, index in indices]),
         packing={artifact.name: artifact.summary.get("truncation", {}) for artifact, _ in indices},
-        samples={stage: draw_samples(artifacts, stage, SAMPLES, seed=seed) for stage in stages},
+        samples={stage: draw_samples(artifacts, stage, count, seed=seed) for stage in stages},
     )
 
 

@@ -1,8 +1,9 @@
 """The report of a mix: what every stage reads, in which order, how often, and how it looks to the model."""
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
+from data_pipeline.inspection.mix import StageMix
 from data_pipeline.inspection.report.charts import Span, Stack, both, composition, timeline
 from data_pipeline.inspection.report.mix_figures import MixFigures, planned_by_source
 from data_pipeline.inspection.report.mix_parts import epochs, packing, plans, samples, tiers
@@ -151,15 +152,38 @@ def _notices(figures: MixFigures) -> list[Notice]:
     return found
 
 
-def _composition(figures: MixFigures, colours: Mapping[str, int]) -> str:
+def stacks_of(mixes: Sequence[StageMix]) -> list[Stack]:
+    """A bar per stage: planned tokens of its domains and their sources."""
     stacks = []
-    for mix in figures.mixes:
+    for mix in mixes:
         parts: dict[str, dict[str, float]] = defaultdict(dict)
         ranked = sorted(mix.rows, key=lambda row: (-row.planned.tokens, row.source))
         for at, row in enumerate(ranked):
             name = row.source if at < STACKED else f"{len(ranked) - STACKED:,} more sources"
             parts[row.domain][name] = parts[row.domain].get(name, 0) + row.planned.tokens
         stacks.append(Stack(mix.stage, f"{compact(mix.tokens)} tokens", parts))
+    return stacks
+
+
+def spans_of(mixes: Sequence[StageMix]) -> list[Span]:
+    """The phases of all stages in order, with what is trained of them."""
+    spans = []
+    for mix in mixes:
+        domain_of = {row.source: row.domain for row in mix.rows}
+        for phase in mix.phases:
+            by_domain: dict[str, float] = defaultdict(float)
+            for source, amount in phase["sources"].items():
+                by_domain[domain_of[source]] += amount / phase["tokens"]
+            reached = min(1.0, max(0.0, (mix.done - phase["first_step"]) / (phase["steps"] or 1)))
+            span = Span(
+                mix.stage, phase["name"], phase["tokens"], phase["sequence_length"], by_domain, reached
+            )
+            spans.append(span)
+    return spans
+
+
+def _composition(figures: MixFigures, colours: Mapping[str, int]) -> str:
+    stacks = stacks_of(figures.mixes)
     drawn = both(lambda width: composition(stacks, colours, "Composition of every stage", "tokens", width))
     domains = sorted(colours, key=lambda name: colours[name])
     rows = []
@@ -177,16 +201,10 @@ def _composition(figures: MixFigures, colours: Mapping[str, int]) -> str:
 
 
 def _phases(figures: MixFigures, colours: Mapping[str, int]) -> str:
-    spans, rows = [], []
+    spans, rows = spans_of(figures.mixes), []
     for mix in figures.mixes:
-        domain_of = {row.source: row.domain for row in mix.rows}
         for phase in mix.phases:
             name, tokens, length = phase["name"], phase["tokens"], phase["sequence_length"]
-            by_domain: dict[str, float] = defaultdict(float)
-            for source, amount in phase["sources"].items():
-                by_domain[domain_of[source]] += amount / tokens
-            reached = min(1.0, max(0.0, (mix.done - phase["first_step"]) / (phase["steps"] or 1)))
-            spans.append(Span(mix.stage, name, tokens, length, by_domain, reached))
             asked = ", ".join(f"{key} {weight:g}" for key, weight in list(phase["weights"].items())[:WEIGHTS])
             more = len(phase["weights"]) - WEIGHTS
             cells = [
