@@ -93,7 +93,7 @@ class Registrar:
         given = {**entry.parameters, **fixed}
         _check(full, given, form)
         kept = {**there.parameters, **given} if there else given
-        if validate(kept, form.model_dump(), ignore_required=True):
+        if _problems(kept, form):
             self.say(f"{full}: parameters filled in at the server no longer fit the form and are dropped")
             kept = given
         made: RunnerDeployment = flow.to_deployment(
@@ -167,14 +167,19 @@ def _form(flow: "Flow[..., Any]", written: Written, root: Path) -> ParameterSche
     return form
 
 
+def _problems(parameters: Mapping[str, Any], form: ParameterSchema) -> list[str]:
+    """What the form would not take, a line each."""
+    shape = {**form.model_dump(), "additionalProperties": False}
+    return [
+        f"{'.'.join(map(str, one.absolute_path)) or 'parameters'}: {one.message:.200}"
+        for one in validate(dict(parameters), shape, ignore_required=True)
+    ]
+
+
 def _check(full: str, parameters: Mapping[str, Any], form: ParameterSchema) -> None:
     """Refuse parameters that the form would refuse."""
-    shape = {**form.model_dump(), "additionalProperties": False}
-    if problems := validate(dict(parameters), shape, ignore_required=True):
-        lines = "\n".join(
-            f"  {'.'.join(map(str, one.absolute_path)) or 'parameters'}: {one.message:.200}"
-            for one in problems
-        )
+    if problems := _problems(parameters, form):
+        lines = "\n".join(f"  {problem}" for problem in problems)
         raise StemmaError(f"{full}: the form does not take these parameters\n{lines}")
 
 
