@@ -107,18 +107,3 @@ def create(client: "SyncPrefectClient", made: Pool, concurrency_limit: int | Non
                 concurrency_limit=concurrency_limit,
             )
         )
-
-
-def job_variables(made: Pool, folder: Path) -> dict[str, Any]:
-    """What a deployment tells its pool.
-
-    Args:
-        made: the pool.
-        folder: relative paths of profiles are relative to this one, where flow runs see this machine's files.
-    """
-    if made.root:
-        return {}
-    from flows.guard import COMMAND
-
-    where = {"working_dir": str(folder.absolute())}
-    return where | {"command": COMMAND} if made.kind == PROCESS else where
