@@ -22,7 +22,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from data_pipeline.inspection.report.page import POLICY
 from flows.files import KINDS, PREFIX, find
 
-COOKIE = "stemma_files"
+COOKIE = "stemma_files_"  # and some of the server's own: browsers do not tell ports apart
 # A report is made of other people's text. Its page escapes it and forbids itself the network; this makes it a
 # stranger to the server besides, so that not even a script in it could act as the person who looks.
 HEADERS = {
@@ -45,7 +45,7 @@ class Gallery:
 
     def __init__(self, server: ASGIApp, root: Path, credentials: str | None = None) -> None:
         self.server, self.root, self.credentials = server, root, credentials
-        self.ticket = secrets.token_urlsafe(32)
+        self.ticket, self.cookie = secrets.token_urlsafe(32), COOKIE + secrets.token_hex(4)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and scope["path"].startswith(PREFIX):
@@ -76,7 +76,9 @@ class Gallery:
             jar = SimpleCookie(Headers(scope=scope).get("cookie", ""))
         except CookieError:
             return False
-        return COOKIE in jar and hmac.compare_digest(jar[COOKIE].value.encode(), self.ticket.encode())
+        return self.cookie in jar and hmac.compare_digest(
+            jar[self.cookie].value.encode(), self.ticket.encode()
+        )
 
     def _has_credentials(self, scope: Scope) -> bool:
         if self.credentials is None:
@@ -97,7 +99,7 @@ class Gallery:
 
         async def with_cookie(message: Message) -> None:
             if message["type"] == "http.response.start":
-                cookie = f"{COOKIE}={self.ticket}; Path={PREFIX}; HttpOnly; SameSite=Strict"
+                cookie = f"{self.cookie}={self.ticket}; Path={PREFIX}; HttpOnly; SameSite=Strict"
                 if scope["scheme"] == "https":
                     cookie += "; Secure"
                 MutableHeaders(scope=message).append("set-cookie", cookie)

@@ -14,7 +14,7 @@ import pytest
 from flows.board import Board
 from flows.events import Pace
 from flows.files import address, find
-from flows.gallery import COOKIE, Gallery
+from flows.gallery import Gallery
 from flows.overview import lineage, overview
 from flows.pictures import loss_picture, mix_picture, reward_picture
 from flows.reports import StageReport, fenced
@@ -148,7 +148,8 @@ def test_files_ask_for_the_password_of_the_api_and_remember_who_gave_it(root: Pa
     assert again.status_code == 401
     (forged,) = asyncio.run(
         _answer(
-            app, httpx.Request("GET", f"http://127.0.0.1{PAGE}", headers={"cookie": f"{COOKIE}=é".encode()})
+            app,
+            httpx.Request("GET", f"http://127.0.0.1{PAGE}", headers={"cookie": f"{app.cookie}=é".encode()}),
         )
     )
     assert forged.status_code == 401
