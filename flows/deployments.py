@@ -162,6 +162,8 @@ def _form(flow: "Flow[..., Any]", written: Written, root: Path) -> ParameterSche
     if flow.name in FORMS:
         return schema(flow.name, written, root)
     form = parameter_schema(flow)  # a flow that is no stage group says itself what it takes
+    for name, field in form.properties.items():
+        field["title"] = name.replace("_", " ").capitalize()
     for name, value in (("profile", written.name), ("root", str(root))):
         form.properties[name]["default"] = value
     return form

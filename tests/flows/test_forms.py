@@ -260,5 +260,5 @@ def test_every_stage_group_has_a_flow_of_its_name(home) -> None:
 
     assert {flow.name for flow in stages.FLOWS} >= {"pipeline", *GROUPS}
     for flow in stages.FLOWS:
-        assert getattr(stages, flow.name) is flow, "workers look it up by this name"
+        assert getattr(stages, flow.fn.__name__) is flow, "workers look it up by this name"
         assert flow.description
