@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Annotated
 
 from prefect import flow, get_run_logger, runtime
-from prefect.artifacts import create_link_artifact, create_markdown_artifact, create_table_artifact
+from prefect.artifacts import create_markdown_artifact, create_table_artifact
 from pydantic import Field
 
 from flows.events import artifact_key
@@ -24,13 +24,9 @@ FOLDER = "inspections"  # below the folder of runs: pages of what is no run
 
 def _run_name() -> str:
     given = runtime.flow_run.parameters
-    return _name(str(given.get("run") or given["profile"]), str(given.get("compare_with") or ""))
-
-
-def _name(subject: str, other: str) -> str:
-    """A name for people, of files and of artifacts."""
-    text = f"{Path(subject).stem} and {Path(other).stem}" if other else Path(subject).stem
-    return re.sub(r"[^A-Za-z0-9_ -]+", "-", text)
+    other = given.get("compare_with") or ("itself, changed" if given.get("compare_overrides") else "")
+    names = [Path(str(name)).stem for name in (given.get("run") or given["profile"], other) if name]
+    return " and ".join(names)
 
 
 @flow(
@@ -76,6 +72,11 @@ def inspect_mix(
         _compare(left, right)
 
 
+def key_of(name: str) -> str:
+    """A subject's name in keys of artifacts and names of files."""
+    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
+
+
 def _show(subject: Subject, store: Store, samples: int, seed: int) -> None:
     """The page, the report and a table per stage of one subject."""
     from data_pipeline.inspection.report.charts import composition, timeline
@@ -83,8 +84,7 @@ def _show(subject: Subject, store: Store, samples: int, seed: int) -> None:
     from data_pipeline.inspection.report.page import colour_of
 
     figures, mixes = subject.figures(max(samples, 1), seed), subject.mixes
-    name = _name(subject.name, "")
-    stem = artifact_key(name.lower().replace(" ", "-")).strip("-")
+    stem = key_of(subject.name)
     folder = store.root / (subject.run or FOLDER) / REPORTS
     page = folder / ("mix.html" if subject.run else f"{stem}-mix.html")
     write_atomic(page, mix_page(figures, subject.name))
@@ -123,7 +123,6 @@ def _show(subject: Subject, store: Store, samples: int, seed: int) -> None:
                 lines += [f"**{where}**", "", f"`{origin}`", ""]
                 lines += [fenced("".join(piece.text for piece in view.pieces)), ""]
     create_markdown_artifact("\n".join(lines), key=f"inspected-{stem}", description=f"{what}: {subject.name}")
-    create_link_artifact(link, f"The whole report of {subject.name}", key=f"inspected-{stem}-page")
     for mix in mixes:
         create_table_artifact(
             mix_rows(mix),
@@ -136,17 +135,18 @@ def _compare(left: Subject, right: Subject) -> None:
     from data_pipeline.inspection.difference import compare_sides
 
     names = (left.name, right.name)
+    key = key_of(f"{left.name} {right.name}")
     found = compare_sides(left.sides, right.sides)
-    previews = [subject.name for subject in (left, right) if subject.preview]
-    lines = [f"# {names[0]} and {names[1]}", ""]
-    if previews:
-        lines += [f"Estimated, since nothing of it is made: {', '.join(previews)}.", ""]
-    lines += difference_lines(found, names)
-    create_markdown_artifact("\n".join(lines), key="difference", description=f"{names[0]} and {names[1]}")
+    lines = [f"# {names[0]} | {names[1]}", ""]
+    lines += [f"- {subject.name}: {note}" for subject in (left, right) for note in subject.notes]
+    lines += ["", *difference_lines(found, names)]
+    create_markdown_artifact(
+        "\n".join(lines), key=f"difference-{key}", description=f"{names[0]} | {names[1]}"
+    )
     for stage in found:
         if rows := difference_rows(stage, names):
             create_table_artifact(
                 rows,
-                key=artifact_key("difference", stage.stage),
-                description=f"{stage.stage}: {names[0]} and {names[1]}",
+                key=artifact_key("difference", key, stage.stage),
+                description=f"{stage.stage}: {names[0]} | {names[1]}",
             )

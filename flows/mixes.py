@@ -75,7 +75,7 @@ def difference_lines(found: Sequence[StageDifference], names: tuple[str, str]) -
             lines += [f"only in {names[0] if stage.left else names[1]}", ""]
             continue
         if stage.equal:
-            lines += ["the same in both", ""]
+            lines += ["the same in both: phases, and every source's tokens and epochs", ""]
             continue
         if stage.left.phases != stage.right.phases:
             for name, side in zip(names, (stage.left, stage.right)):

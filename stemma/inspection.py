@@ -8,7 +8,7 @@ import contextlib
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -115,13 +115,16 @@ def inspected(
         walk = Run(_profile_of(store, run, profile, overrides), store, run)
     else:
         walk = Run(load_profile(profile, overrides), store, OUTSIDE)
-    name = run or profile + (f" ({', '.join(overrides)})" if overrides else "")
+    name = run or Path(profile).stem + (", changed" if overrides else "")
+    changed = [f"With {', '.join(f'`{item}`' for item in overrides)}."] if overrides and not run else []
     made = _made(walk, say)
     if {"tokens", "agent_tokens", "tokenizer"} <= made.keys():
         with tempfile.TemporaryDirectory(prefix="stemma-inspect-") as scratch:
-            yield _planned(walk, made, name, Store(Path(scratch)))
+            found = _planned(walk, made, name, Store(Path(scratch)))
+            yield replace(found, notes=(*changed, *found.notes))
     else:
-        yield _previewed(walk, made, name, seconds, say)
+        found = _previewed(walk, made, name, seconds, say)
+        yield replace(found, notes=(*changed, *found.notes))
 
 
 def _profile_of(store: Store, run: str, profile: str, overrides: Sequence[str]) -> Profile:

@@ -135,7 +135,7 @@ def look_at_sources(
         config: sources and filters.
         cache: where archives are kept; what is not there is fetched.
         offline: fetch nothing.
-        seconds: for reading; every source gets a little even so.
+        seconds: for reading, and half as many for filters; every source gets a little even so.
         seed: of the documents that are tried.
 
     Returns:
@@ -154,9 +154,11 @@ def look_at_sources(
                 reading.go_on(TURN)
         waiting = [reading for reading in waiting if not reading.done and time.monotonic() < deadline]
     made = {name: Glance(name, sources[name].domain, problem=why) for name, why in skipped.items()}
+    begun = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="stemma-glance-") as scratch:
-        for reading in readings:
-            made[reading.name] = _tried(reading, config, Path(scratch))
+        for at, reading in enumerate(readings):
+            share = seconds / 2 / len(readings) * (at + 1)
+            made[reading.name] = _tried(reading, config, Path(scratch), begun + share)
     return {name: made[name] for name in sorted(made)}
 
 
@@ -201,41 +203,45 @@ def _text_bytes(corpus: Artifact, source: str) -> int | None:
     return int(families[source]["bytes"]) if source in families else None
 
 
-def _tried(reading: _Reading, config: CorpusConfig, scratch: Path) -> Glance:
-    """Pass the chosen documents of a source through its filters."""
+def _tried(reading: _Reading, config: CorpusConfig, scratch: Path, deadline: float) -> Glance:
+    """Pass the chosen documents of a source through its filters, as many as there is time for."""
     from data_pipeline.cleaning.chain import build_chain
 
     source, rejects = reading.source, Counter[str]()
-    documents, before = [], 0
-    for origin, item in reading.chosen:
-        text, changes = storable(item.text)
-        rule, _ = verdict(item, text, changes)
-        if rule:
-            rejects[rule] += 1
-            continue
-        text = parts(text, config.max_document_bytes)[0][:MAX_CHARACTERS]
-        before += len(text.encode())
-        about = {
-            "source": reading.name,
-            "domain": source.domain,
-            "language": source.language,
-            "licence": source.licence,
-            "origin": origin,
-            "whole": origin,
-            "about": dict(item.metadata),
-        }
-        document = Document(
-            text, document_id(reading.name, origin, text), metadata={**item.metadata, **about}
-        )
-        documents.append(document)
-    steps = build_chain(
+    documents: list[Document] = []
+    sizes: list[int] = []
+
+    def chosen() -> Iterator[Document]:
+        for origin, item in reading.chosen:
+            if documents and time.monotonic() > deadline:
+                return
+            text, changes = storable(item.text)
+            rule, _ = verdict(item, text, changes)
+            if rule:
+                rejects[rule] += 1
+                continue
+            text = parts(text, config.max_document_bytes)[0][:MAX_CHARACTERS]
+            metadata = {
+                **item.metadata,
+                "source": reading.name,
+                "domain": source.domain,
+                "language": source.language,
+                "licence": source.licence,
+                "origin": origin,
+                "whole": origin,
+                "about": dict(item.metadata),
+            }
+            documents.append(Document(text, document_id(reading.name, origin, text), metadata=metadata))
+            sizes.append(len(text.encode()))
+            yield documents[-1]
+
+    passing = chosen()
+    for step in build_chain(
         config.filters[source.filters], source.language, scratch / reading.name, scratch / "tallies"
-    )
-    passing: Iterator[Document] = iter(documents)
-    for step in steps:
+    ):
         passing = step.run(passing)
     kept = [document for document in passing if document.text.strip()]
-    left = {id(document) for document in kept}
+    left, before, tried = {id(document) for document in kept}, sum(sizes), len(documents) + rejects.total()
     rejects.update(
         str(document.metadata.get("filter_reason", "nothing_left"))
         for document in documents
@@ -252,7 +258,7 @@ def _tried(reading: _Reading, config: CorpusConfig, scratch: Path) -> Glance:
         reading.bytes,
         reading.share,
         after / before if before else 0.0,
-        len(reading.chosen),
+        tried,
         dict(rejects.most_common()),
         after / tokens if tokens else BYTES_PER_TOKEN,
         tuple(Sample(item.id, item.metadata["origin"], item.text) for item in kept),

@@ -82,8 +82,8 @@ def preview(
             try:
                 plan = build_plan(configs[stage], sources, cursors)
             except PlanError as error:
-                problems.append(f"{stage}: by this estimate the planner would refuse: {error}")
                 plan = build_plan(_uncapped(configs[stage]), sources, cursors)
+                problems.append(f"{stage}: by this estimate the planner would refuse: {error}")
         except PlanError as error:
             problems.append(f"{stage}: cannot be planned, nor what comes after it: {error}")
             break
