@@ -11,6 +11,7 @@ from pretrain import device, precision
 from pretrain.checkpoint import folder as files
 from pretrain.checkpoint import pickles
 from pretrain.checkpoint.crossing import ask_for_the_other, from_the_other
+from pretrain.checkpoint.failures import raised_as_errors
 from pretrain.checkpoint.state import RESHARDABLE, has_moments, kind, restore_random
 from pretrain.config import ModelConfig
 from stemma.core.config import differences, identity
@@ -73,7 +74,7 @@ def load(
             )
             if other:
                 ask_for_the_other(sharded["optimizer"], optimizer)
-        with pickles.weights_only(folder / files.STATE):
+        with pickles.weights_only(folder / files.STATE), raised_as_errors():
             loaded = dist_checkpointing.load(sharded, str(folder / files.STATE))
         module.load_state_dict(loaded["model"])
         if with_moments:

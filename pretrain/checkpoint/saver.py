@@ -19,6 +19,7 @@ import torch.distributed as dist
 from torch.distributed import checkpoint as torch_checkpoint
 
 from pretrain.checkpoint import folder as files
+from pretrain.checkpoint.failures import raised_as_errors
 from pretrain.checkpoint.state import Buffers, Snapshot, digest, digests, kind, take
 from pretrain.config import ModelConfig
 from stemma.core.config import identity
@@ -174,7 +175,7 @@ class Saver:
         parts, _, _ = _replace_state_dict_keys_with_sharded_keys(
             snapshot.sharded, keep_only_main_replica=True
         )
-        with warnings.catch_warnings():
+        with raised_as_errors(), warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)
             torch_checkpoint.save(
                 mcore_to_pyt_state_dict(parts),

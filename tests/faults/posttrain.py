@@ -26,7 +26,6 @@ FAULTS = [
         do=saved(kill),
         says="goes on from the checkpoint of step 3",
         holds="the same episodes are played again",
-        quick=True,
     ),
     Fault(
         name="rl_rank_killed_after_rollouts",

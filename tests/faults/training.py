@@ -173,7 +173,6 @@ FAULTS = [
         do=saved(kill_run),
         code=KILLED,
         holds="the kernel ends the training process with it",
-        quick=True,
     ),
     Fault(
         name="run_killed_before_sealing",
@@ -214,7 +213,6 @@ FAULTS = [
         code=75,
         says=r"continue from a checkpoint at step \d+",
         holds="a checkpoint of the step it is at is written first",
-        quick=True,
     ),
     Fault(
         name="asked_to_stop_twice",
@@ -317,7 +315,7 @@ FAULTS = [
         point="pretrain.loop:_Run._checkpoint#2",
         do=saved(fill_disk),
         code=1,
-        says="(no room to write|could not be written) .*No space left",
+        says="(no room to write|could not be written) .*(No space left|no space left)",
         mend=make_room,
         disk=64,
         quick=True,
@@ -342,7 +340,7 @@ FAULTS = [
         point="pretrain.loop:_Run._checkpoint#2",
         do=saved(quota),
         code=1,
-        says="(no room to write|could not be written) .*File too large",
+        says="checkpoint .* could not be written .*(File too large|larger than allowed)",
     ),
     Fault(
         name="out_of_memory",

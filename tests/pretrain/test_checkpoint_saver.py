@@ -1,5 +1,6 @@
 """Saving beside the training: what is saved, in which order, and what happens when it cannot be written."""
 
+import resource
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -77,6 +78,21 @@ def test_a_save_that_fails_is_told_and_leaves_the_one_before(engine: Engine, tmp
     checkpoint.verify(good)
     engine.save(checkpoint.step_folder(tmp_path, 2), {"step": 2})  # told once, and then it goes on
     assert engine.load(checkpoint.step_folder(tmp_path, 2)) == {"step": 2}
+
+
+def test_tensors_that_find_no_room_are_told_though_torch_raises_no_exception_then(
+    engine: Engine, tmp_path: Path
+) -> None:
+    train(engine, 0, 1)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (8192, hard))
+    try:
+        engine.saver.begin(tmp_path / "step-00000001", {})
+        with pytest.raises(StemmaError, match=r"could not be written \(.*(File too large|no space left)"):
+            engine.saver.wait()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert not (tmp_path / "step-00000001").exists()
 
 
 def test_an_engine_closes_after_its_last_save(tmp_path: Path) -> None:
