@@ -36,6 +36,10 @@ class Write(Stage):
         if self.config.text == "hang":
             (work.path / "hanging").write_text("")
             time.sleep(600)
+        if self.config.text == "hang until free":
+            (work.path / "hanging").write_text("")
+            while not (work.path.parent.parent / "free").exists():
+                time.sleep(0.05)
         work.progress.say("almost done")
         ledger = Ledger({"wiki": "web", "stdlib": "code"})
         ledger.record("wiki", 3, 300, 300)
