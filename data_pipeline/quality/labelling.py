@@ -44,6 +44,10 @@ class Bill:
     completion_tokens: int = 0
     cost: float = 0.0
 
+    def facts(self) -> dict[str, Any]:
+        """What belongs to the result; how much of it was known before belongs to an attempt."""
+        return {name: value for name, value in asdict(self).items() if name != "reused"}
+
 
 class AnswerLog:
     """An append-only file of answers by key. Safe to share among threads of one process.

@@ -6,7 +6,6 @@ Files of the artifact: ``taxonomy.yaml`` (as used), ``labels.jsonl`` (what was t
 """
 
 import json
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -96,7 +95,7 @@ class QualityStage(Stage):
         card["agreement"] = agreement(matched, taxonomy)
         card["left_out"] = {"unmatched": len(matched.unknown), "replaced": matched.replaced}
         if bill:
-            card["endpoint"] = {"model": self.config.endpoint and self.config.endpoint.model, **asdict(bill)}
+            card["endpoint"] = {"model": self.config.endpoint and self.config.endpoint.model, **bill.facts()}
         write_json(work.path / "card.json", card)
         write_atomic(work.path / "card.md", render(card))
         report = self._score(work, scorer)
@@ -135,7 +134,7 @@ class QualityStage(Stage):
         work.progress.say(f"no document is scored: {reason}")
         card: dict[str, Any] = {"empty": reason}
         if bill:
-            card["endpoint"] = asdict(bill)
+            card["endpoint"] = bill.facts()
         write_json(work.path / "card.json", card)
         write_atomic(work.path / "card.md", render(card))
         write_lines(work.path / "labels.jsonl", [])
