@@ -31,7 +31,7 @@ unit: $(STAMP)
 
 # Real processes, really killed, over the whole chain (docs/faults.md): about twenty minutes.
 faults: $(STAMP)
-	$(BIN)/python -m pytest -m fault tests/faults
+	$(BIN)/python -m pytest tests/faults -n $(WORKERS) --dist load
 
 # For the first machine with an NVIDIA GPU: what no CPU can prove (tests/gpu). Losses against those of the CPU, every
 # precision, attention and Triton kernels against float64, checkpoints between devices, exact resume, exports, memory

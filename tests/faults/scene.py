@@ -241,9 +241,11 @@ class Scene:
     def fill_disk(self) -> None:
         """Leave no room on the run's file system."""
         self.ballast = self.root / "ballast"
-        with open(self.ballast, "wb", buffering=0) as handle, contextlib.suppress(OSError):
-            while True:
-                handle.write(bytes(1 << 16))
+        with open(self.ballast, "wb", buffering=0) as handle:
+            for size in (1 << 16, 1 << 12):  # to the last page
+                with contextlib.suppress(OSError):
+                    while handle.write(bytes(size)) == size:
+                        pass
 
     def limit(self, kind: int, value: int) -> None:
         """Set a resource limit of the process at the point."""

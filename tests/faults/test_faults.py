@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from stemma.core.artifact import Artifact
-from tests.faults.registry import FAULTS, PAGE, with_table
+from tests.faults.registry import ELSEWHERE, FAULTS, PAGE, ROOT, with_table
 from tests.faults.scene import Fault, Scene, same, small_disk
 from tests.micro import Micro, run_micro
 
@@ -43,7 +43,9 @@ def test_it_ends_as_if_nothing_had_happened(
             expected = micro.make(fault.node)
         disturbed = scene(fault, micro, root)
         stack.callback(disturbed.teacher.stop)
-        same(disturbed.play(), expected)
+        made = disturbed.play()
+        assert fault.node in made
+        same(made, expected)
 
 
 def scene(fault: Fault, micro: Micro, root: Path) -> Scene:
@@ -56,5 +58,8 @@ def scene(fault: Fault, micro: Micro, root: Path) -> Scene:
 def test_the_table_in_the_docs_is_the_registry() -> None:
     page = PAGE.read_text()
     assert page == with_table(page), "write it anew: python -m tests.faults.registry"
+    for one in ELSEWHERE:
+        file, _, name = one.test.partition("::")
+        assert f"def {name}(" in (ROOT / file).read_text(), one.test
     names = [fault.name for fault in FAULTS]
     assert len(names) == len(set(names)) >= 30
