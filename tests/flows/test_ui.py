@@ -75,7 +75,7 @@ def test_from_the_form_to_a_finished_run(home, tmp_path) -> None:
     reader = threading.Thread(target=lambda: lines.extend(iter(ui.stdout.readline, "")), daemon=True)
     reader.start()
     try:
-        wait_until(lambda: any("deployments:" in line for line in lines) or ui.poll() is not None)
+        wait_until(lambda: any("deployments:" in line for line in lines) or ui.poll() is not None, 300)
         assert ui.poll() is None, "".join(lines)
         _use(f"http://127.0.0.1:{port}", tmp_path)
         with urllib.request.urlopen(f"http://127.0.0.1:{port}/") as page:
@@ -98,12 +98,14 @@ def test_from_the_form_to_a_finished_run(home, tmp_path) -> None:
 
 
 def _use(address: str, root: Path) -> None:
+    from hasty_flow import hasty
     from prefect.client.orchestration import get_client
     from prefect.deployments.runner import EntrypointType
     from prefect.settings import PREFECT_API_URL, temporary_settings
-    from toy_flow import toy
+    from prefect.states import Cancelling
 
     from flows.deployments import POOL
+    from flows.guard import COMMAND
 
     with temporary_settings({PREFECT_API_URL: f"{address}/api"}), get_client(sync_client=True) as client:
         nano = client.read_deployment_by_name("pipeline/nano")
@@ -113,10 +115,11 @@ def _use(address: str, root: Path) -> None:
         assert all(form[name]["description"] for name in ("profile", "stop_after", "overrides", "root"))
         assert nano.parameters == {"profile": "nano", "root": str(root)}
 
-        made = toy.to_deployment(
+        made = hasty.to_deployment(
             name="toy",
             parameters={"root": str(root)},
             work_pool_name=POOL,
+            job_variables={"command": COMMAND},  # as every deployment of ours
             entrypoint_type=EntrypointType.MODULE_PATH,
         )
         deployment = made.apply()
@@ -140,6 +143,14 @@ def _use(address: str, root: Path) -> None:
         assert final(wrong).name == "Failed"
         assert "nonsense" in final(wrong).message
 
-        # One that hangs is asked to stop when the UI is.
-        client.create_flow_run_from_deployment(deployment, parameters={"root": str(root), "second": "hang"})
+        # Cancelled by the button; and one that hangs is asked to stop when the UI is.
+        hanging = {"root": str(root), "second": "hang"}
+        cancelled = client.create_flow_run_from_deployment(deployment, parameters=hanging)
+        wait_until(lambda: list(root.glob("artifacts/plan.second-*/hanging")), 120)
+        client.set_flow_run_state(cancelled.id, Cancelling())
+        wait_until(lambda: final(cancelled), 60, "it hangs in Cancelling")
+        assert final(cancelled).name == "Cancelled"
+        for path in root.glob("artifacts/plan.second-*/hanging"):
+            path.unlink()
+        client.create_flow_run_from_deployment(deployment, parameters=hanging)
         wait_until(lambda: list(root.glob("artifacts/plan.second-*/hanging")), 120)
