@@ -22,6 +22,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from uuid import uuid4
 
+import psutil
+
 CHROMIUM = "chromium"
 NANO_SECONDS = 756.0  # of `make demo`, idle
 LIMIT_SHARE, LIMIT_SECONDS, LIMIT_PAGE, LIMIT_INSPECT = 0.05, 15.0, 2.0, 60.0
@@ -132,24 +134,33 @@ def pages(root: Path, runs: int, rounds: int) -> None:
                 executable_path=shutil.which(CHROMIUM), args=["--no-sandbox"], headless=True
             )
             context = browser.new_context()
-            print(f"{'page, s until its content is there':36}{'first':>8}{'median':>8}{'worst':>8}")
+            print(f"{'page, s until its content is there':36}{'first':>8}{'median':>8}{'worst':>8}{'CPU':>8}")
             context.new_page().goto(url.removesuffix("/api"))  # what a browser keeps of the UI itself
             for name, (path, content) in page_of.items():
-                taken = []
+                taken, cores = [], []
                 for _ in range(rounds):
                     page = context.new_page()
-                    start = time.perf_counter()
+                    start, busy = time.perf_counter(), cpu_seconds()
                     page.goto(url.removesuffix("/api") + path, wait_until="commit")
                     page.wait_for_selector(content, timeout=60_000)
                     taken.append(time.perf_counter() - start)
+                    cores.append(cpu_seconds() - busy)
                     page.close()
                 median = statistics.median(taken)
-                print(
-                    f"{name:36}{taken[0]:8.2f}{median:8.2f}{max(taken):8.2f}  {verdict(median, LIMIT_PAGE)} "
-                    f"{LIMIT_PAGE:.0f} s"
-                )
+                figures = f"{taken[0]:8.2f}{median:8.2f}{max(taken):8.2f}{statistics.median(cores):8.2f}"
+                print(f"{name:36}{figures}  {verdict(median, LIMIT_PAGE)} {LIMIT_PAGE:.0f} s")
             browser.close()
     print()
+
+
+def cpu_seconds() -> float:
+    """Of the server and the browser so far: what a page takes of the cores, however busy the machine is."""
+    total = 0.0
+    for process in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            times = process.cpu_times()
+            total += times.user + times.system
+    return total
 
 
 def _fill(database: Path, runs: int) -> tuple[str, str]:

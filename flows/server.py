@@ -29,7 +29,7 @@ from flows.access import (
 )
 from stemma.core.files import write_json
 
-START_SECONDS = 120.0  # a cold disk and two busy cores; a few seconds is usual
+START_SECONDS = 300.0  # a new database on two busy cores; a few seconds is usual, and a death is seen at once
 STOP_SECONDS = 10.0
 HOST = "127.0.0.1"
 RECORD = "stemma-server.json"
