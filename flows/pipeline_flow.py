@@ -95,6 +95,8 @@ def _run(walk: "Run", last: str, url: str, flow: str) -> None:
         try:
             with tags(TERMINAL):
                 asked = {"root": str(walk.store.root), "stop_after": last, "run": walk.name, **walk.asked}
+                if walk.branch:
+                    asked |= {"start_from": walk.branch.start, "from_run": walk.branch.from_run}
                 state = getattr(stages, flow)(**asked, return_state=True)
             _settle(state.state_details.flow_run_id)
         finally:

@@ -203,12 +203,12 @@ def _state(found: Found) -> dict[str, Any]:
         ) from error
 
 
-def default_name(branch: Branch, profile: Profile) -> str:
+def default_name(from_run: str, start: str, profile: Profile) -> str:
     """A name for a branch: of where it parts and of what it is made under, so that the same request means the
     same run."""
     made = {key: value for key, value in identity(profile).items() if key not in ("execution", "description")}
-    short = digest({"profile": made, "from": branch.from_run, "start": branch.start})[:4]
-    return f"{branch.from_run}-{branch.start.replace('@', '-').replace('.', '-')}-{short}"
+    short = digest({"profile": made, "from": from_run, "start": start})[:4]
+    return f"{from_run}-{re.sub('[^A-Za-z0-9_]', '-', start)}-{short}"
 
 
 def joined_on(profile: Profile, taken: Mapping[str, Artifact]) -> Profile:

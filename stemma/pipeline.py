@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from stemma.branch import Branch, default_name, joined_on, load_branch, part, save_branch
+from stemma.branch import default_name, joined_on, load_branch, part, save_branch
 from stemma.core.artifact import Artifact, Store, verify_artifact
 from stemma.core.config import differences, identity
 from stemma.core.errors import StemmaError
@@ -248,27 +248,26 @@ def begin(
             )
         return Run(loaded, store, name, asked=asked)
     from_run = from_run or loaded.name
-    branch = part(store, from_run, start_from)
-    name = name or default_name(branch, loaded)
-    _record(store, name, branch)
+    name = name or default_name(from_run, start_from, loaded)
+    _part_off(store, name, from_run, start_from)
     return Run(loaded, store, name, asked=asked)
 
 
-def _record(store: Store, name: str, branch: Branch) -> None:
-    """Write a branch into its run's folder, if it is not there."""
+def _part_off(store: Store, name: str, from_run: str, start: str) -> None:
+    """Write a branch into its run's folder, if it is not there. What it took when it was made stays, though
+    the other run may have gone on since, or be gone."""
     folder = store.root / name
     with lock(store.root / ".locks" / f"branch {name}.lock", 60.0, Progress(name)):
         there = load_branch(folder)
-        if there and (there.from_run, there.start) == (branch.from_run, branch.start):
-            return  # what it took when it was made stays, though the other run may have gone on
+        if there and (there.from_run, there.start) == (from_run, start):
+            return
         if there:
             raise StemmaError(
                 f"run {name!r} was branched from {there.start} of run {there.from_run!r}; give another name"
             )
         if (folder / RUN_RECORD).exists():
             raise StemmaError(f"run {name!r} is there and no such branch; give another name")
-        edits = load_edits(store.root / branch.from_run)
+        branch = part(store, from_run, start)
+        if load_edits(store.root / from_run):  # they belong to the run, and the branch goes on with it
+            write_atomic(folder / EDITS_FILE, (store.root / from_run / EDITS_FILE).read_bytes())
         save_branch(folder, branch)
-        kept = store.root / branch.from_run / EDITS_FILE
-        if edits:  # changes of the mix belong to the run, and the branch goes on with it
-            write_atomic(folder / EDITS_FILE, kept.read_bytes())

@@ -10,6 +10,7 @@ from pretrain.adopt import newest_checkpoint, trained_steps
 from pretrain.checkpoint.survey import survey
 from stemma.branch import TRAINED, USABLE, load_branch
 from stemma.core.artifact import Artifact, Store
+from stemma.core.errors import DamagedError
 from stemma.core.files import read_json
 from stemma.core.stage import lock_path
 from stemma.nodes import nodes
@@ -34,7 +35,9 @@ class Standing:
         total: nodes of the whole chain.
         process: id of the process that makes it at this moment; "" if none does.
         changed: when its record last changed, seconds since the epoch.
-        command: what goes on with it.
+        asked: the command that asks for the same profile.
+        named: its name is not the profile's.
+        problem: why its record cannot be read; "" if it can.
     """
 
     name: str
@@ -45,11 +48,20 @@ class Standing:
     total: int
     process: str
     changed: float
-    command: str
+    asked: str
+    named: bool
+    problem: str = ""
+
+    @property
+    def command(self) -> str:
+        """What goes on with it."""
+        return shlex.join([*shlex.split(self.asked), *(["--name", self.name] if self.named else [])])
 
     @property
     def text(self) -> str:
         """A line for people: where it stands."""
+        if self.problem:
+            return self.problem
         if self.process:
             doing = next((name for name in self.working if holder(lock_path(self.working[name]))), "")
             return f"running (process {self.process})" + (f": {self._of(doing)}" if doing else "")
@@ -70,7 +82,14 @@ class Standing:
 
 def standings(store: Store) -> list[Standing]:
     """Every run of a store, the one that changed last first."""
-    found = [standing(store, path.parent.name) for path in store.root.glob(f"*/{RUN_RECORD}")]
+    found = []
+    for path in store.root.glob(f"*/{RUN_RECORD}"):
+        try:
+            found.append(standing(store, path.parent.name))
+        except DamagedError as error:
+            found.append(
+                Standing(path.parent.name, "", "", {}, {}, 0, "", path.stat().st_mtime, "", True, str(error))
+            )
     return sorted(found, key=lambda one: -one.changed)
 
 
@@ -94,7 +113,8 @@ def standing(store: Store, name: str) -> Standing:
         total=len(branch.nodes(imported) if branch else nodes(imported)),
         process=holder(run_lock(store, name)),
         changed=(store.root / name / RUN_RECORD).stat().st_mtime,
-        command=_command(store, name, record["profile"], asked),
+        asked=_asked(store, asked),
+        named=name != record["profile"],
     )
 
 
@@ -126,12 +146,10 @@ def total_steps(folder: Path) -> int:
     return 0
 
 
-def _command(store: Store, name: str, profile: str, asked: dict[str, Any]) -> str:
+def _asked(store: Store, asked: dict[str, Any]) -> str:
     words = ["stemma", "run", "--profile", asked["profile"]]
     words += [word for item in asked.get("overrides", []) for word in ("--set", item)]
-    words += ["--name", name] if name != profile else []
-    root = store.root
-    words += ["--root", str(root)] if root != Path("runs").absolute() else []
+    words += ["--root", str(store.root)] if store.root != Path("runs").absolute() else []
     return shlex.join(words)
 
 
@@ -159,7 +177,7 @@ def render(found: list[Standing], out: "Console") -> None:
         stages = f"{len(one.made)} of {one.total}"
         shown.add_row(one.name, Path(one.profile).name, one.branch, stages, changed, one.text)
     out.print(shown)
-    if waiting := [one for one in found if not one.process and one.text != "finished"]:
+    if waiting := [one for one in found if not one.problem and not one.process and one.text != "finished"]:
         out.print("\nTo go on:")
         for one in waiting:
             out.print(f"  {one.command}", markup=False, soft_wrap=True)
@@ -187,7 +205,7 @@ def render_one(one: Standing, out: "Console") -> None:
     if trained:
         last = f"{trained[-1]}@{steps_kept(folders[trained[-1]])[-1]}"
         out.print(
-            f"To branch:  {one.command} --from-run {one.name} --start-from {last}",
+            f"To branch:  {one.asked} --from-run {one.name} --start-from {last}",
             markup=False,
             soft_wrap=True,
         )

@@ -2,6 +2,7 @@
 
 import fcntl
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -153,7 +154,7 @@ def test_asking_again_means_the_same_run_and_another_profile_another(made: Store
     assert first.name == again.name == how.name != other.name
     assert first.name.startswith("micro-sft-")
     assert first.branch == load_branch(first.folder) == again.branch
-    assert default_name(part(made, "micro", "stem@4"), first.profile).startswith("micro-stem-4-")
+    assert default_name("micro", "stem@4", first.profile).startswith("micro-stem-4-")
     # without start_from, the name alone goes on with it
     assert begin(MICRO, root=made.root, name=first.name).branch == first.branch
 
@@ -165,6 +166,8 @@ def test_what_was_taken_stays_though_the_other_run_goes_on(tmp_path: Path) -> No
     after = begin(MICRO, root=tmp_path, name="kept", start_from="stem").branch
     assert before == after
     assert part(store, "micro", "stem").taken != after.taken  # type: ignore[union-attr]
+    shutil.rmtree(store.root / "micro")
+    assert begin(MICRO, root=tmp_path, name="kept", start_from="stem").branch == before
 
 
 @pytest.mark.parametrize(
@@ -309,7 +312,7 @@ def test_runs_are_listed_with_where_they_stand_and_how_to_go_on(tmp_path: Path) 
     assert "stopped after commonsense" in output
     assert "stem of micro" in output
     assert (
-        f"--profile {PROFILE.absolute()} --set training.stem.seed=3 --name mine --root {tmp_path}" in output
+        f"--profile {PROFILE.absolute()} --set training.stem.seed=3 --root {tmp_path} --name mine" in output
     )
     # begun and interrupted: how far, and from where it goes on
     stem = Pretended("stem", run.nodes["stem"].config(run.profile), open_run(store, "micro"))
@@ -317,12 +320,16 @@ def test_runs_are_listed_with_where_they_stand_and_how_to_go_on(tmp_path: Path) 
     for step in (2, 4):
         checkpoint(step_folder(folder / ".scratch" / "checkpoint", step), step)
     write_atomic(folder / "receipts.jsonl", '{"step":0}\n' * 5 + '{"st')
+    write_json(folder / "stage.json", {"fingerprint": stem.fingerprint})
     record = read_json(store.root / "micro" / "run.json")
     made_from = {role: str(artifact) for role, artifact in stem.inputs.items()}
     entry = {"fingerprint": stem.fingerprint, "identity": {**stem.identity(), "inputs": made_from}}
     record["nodes"]["stem"] = entry | {"sealed": False, "reason": ""}
     write_json(store.root / "micro" / "run.json", record)
     assert standing(store, "micro").text == "stopped in stem at step 5 (goes on from 4)"
+    point = part(store, "micro", "stem@2").point  # of a stage that is not finished
+    assert point is not None
+    assert (point["folder"], point["checkpoint"]) == (folder.name, ".scratch/checkpoint/step-00000002")
     one = runner.invoke(app, ["runs", "micro", "--root", str(tmp_path)]).output
     assert "2, 4" in one
     assert "--from-run micro --start-from stem@4" in one
@@ -332,6 +339,10 @@ def test_runs_are_listed_with_where_they_stand_and_how_to_go_on(tmp_path: Path) 
             handle.flush()
             fcntl.flock(handle, fcntl.LOCK_EX)
         assert standing(store, "micro").text == "running (process 77): stem at step 5"
+    (store.root / "mine" / "run.json").write_text('{"nodes": ')
+    listed = runner.invoke(app, ["runs", "--root", str(tmp_path)]).output
+    assert "stem at step 5" in listed
+    assert "is not readable JSON" in " ".join(listed.split())
     assert "there is no run 'nope'" in str(
         runner.invoke(app, ["runs", "nope", "--root", str(tmp_path)]).exception
     )

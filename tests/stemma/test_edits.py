@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 
 from data_pipeline.config import PlanEdit
 from data_pipeline.curriculum.plan import Plan
+from stemma.branch import Branch, save_branch
 from stemma.cli import app
 from stemma.core.artifact import Store
 from stemma.core.errors import ProfileError, StemmaError
@@ -73,6 +74,14 @@ def test_an_edit_is_proposed_on_top_of_those_the_run_was_not_planned_with_yet(st
     save_edit(store.root / "demo", "commonsense", edit(10, tokens=640, length=32))
     later = propose(store, "demo", "stem", edit(9, "second"))
     assert later.before[0].rows != found.before[0].rows  # other parts of the sources are left
+
+
+def test_an_edit_before_the_step_a_run_was_branched_at_is_refused(store: Store) -> None:
+    save_branch(store.root / "demo", Branch("other", "stem", 6))
+    with pytest.raises(StemmaError, match=r"goes on from step 6 of run 'other', .* changed from step 6 on"):
+        propose(store, "demo", "stem", edit(5))
+    assert propose(store, "demo", "", edit(7)).resume == 6
+    assert propose(store, "demo", "commonsense", edit(5)).stage == "commonsense"
 
 
 def test_a_stage_that_is_edited_changes_the_plans_after_it(store: Store) -> None:
