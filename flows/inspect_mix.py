@@ -1,6 +1,5 @@
 """``inspect-mix``: a mix as tables, charts and decoded samples; nothing is trained, and no run disturbed."""
 
-import re
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated
@@ -10,16 +9,14 @@ from prefect.artifacts import create_markdown_artifact, create_table_artifact
 from pydantic import Field
 
 from flows.events import artifact_key
-from flows.files import REPORTS, address
+from flows.files import address
 from flows.mixes import difference_lines, difference_rows, domain_table, glance_rows, markdown_table, mix_rows
 from flows.pictures import MARGIN, WIDTH, framed
 from flows.reports import fenced
 from stemma.core.artifact import Store
 from stemma.core.files import write_atomic
-from stemma.inspection import Subject, inspected
+from stemma.inspection import Subject, inspected, page_path, slug
 from stemma.pipeline import RUN_RECORD
-
-FOLDER = "inspections"  # below the folder of runs: pages of what is no run
 
 
 def _run_name() -> str:
@@ -72,11 +69,6 @@ def inspect_mix(
         _compare(left, right)
 
 
-def key_of(name: str) -> str:
-    """A subject's name in keys of artifacts and names of files."""
-    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
-
-
 def _show(subject: Subject, store: Store, samples: int, seed: int) -> None:
     """The page, the report and a table per stage of one subject."""
     from data_pipeline.inspection.report.charts import composition, timeline
@@ -84,9 +76,8 @@ def _show(subject: Subject, store: Store, samples: int, seed: int) -> None:
     from data_pipeline.inspection.report.page import colour_of
 
     figures, mixes = subject.figures(max(samples, 1), seed), subject.mixes
-    stem = key_of(subject.name)
-    folder = store.root / (subject.run or FOLDER) / REPORTS
-    page = folder / ("mix.html" if subject.run else f"{stem}-mix.html")
+    stem = slug(subject.name)
+    page = page_path(store, subject)
     write_atomic(page, mix_page(figures, subject.name))
     colours = colour_of(sorted({row.domain for mix in mixes for row in mix.rows}))
     width = WIDTH - 2 * MARGIN
@@ -99,7 +90,7 @@ def _show(subject: Subject, store: Store, samples: int, seed: int) -> None:
     }
     pictures = []
     for kind, (drawn, title) in drawings.items():
-        path = folder / "pictures" / f"{stem}-{kind}.svg"
+        path = page.parent / "pictures" / f"{stem}-{kind}.svg"
         write_atomic(path, framed(drawn, title, colours))
         pictures.append(f"![{title}]({address(path, store.root)})")
     what = "Preview of the mix" if subject.preview else "Mix"
@@ -135,7 +126,7 @@ def _compare(left: Subject, right: Subject) -> None:
     from data_pipeline.inspection.difference import compare_sides
 
     names = (left.name, right.name)
-    key = key_of(f"{left.name} {right.name}")
+    key = slug(f"{left.name} {right.name}")
     found = compare_sides(left.sides, right.sides)
     lines = [f"# {names[0]} | {names[1]}", ""]
     lines += [f"- {subject.name}: {note}" for subject in (left, right) for note in subject.notes]

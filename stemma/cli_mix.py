@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from stemma.cli_options import Root, RunName
+from stemma.cli_options import Overrides, Root, RunName
 from stemma.core.artifact import Store
 from stemma.core.errors import StemmaError
 
@@ -69,6 +69,29 @@ def mix_report(run: RunName = "nano", root: Root = Path("runs")) -> None:
 
     store = Store(root)
     print(write_mix_report(open_run(store, run), store.root / run, run, open_work(store, run)))
+
+
+@app.command("preview")
+def mix_preview(
+    profile: Annotated[str, typer.Argument(help="a profile, by name or .yaml path")] = "nano",
+    overrides: Overrides = [],  # noqa: B006 (typer reads it)
+    root: Root = Path("runs"),
+) -> None:
+    """The mix of a profile before anything of it is made: nothing is trained, and what is made is read."""
+    from data_pipeline.inspection.render import render_mix
+    from data_pipeline.inspection.report.mix_page import mix_page
+    from stemma.core.files import write_atomic
+    from stemma.inspection import inspected, page_path
+    from stemma.terminal import console
+
+    store, out = Store(root), console()
+    with inspected(store, profile, overrides, say=lambda line: out.print(line, style="dim")) as subject:
+        render_mix(subject.mixes, out)
+        for note in subject.notes:
+            out.print(f"- {note}", markup=False)
+        path = page_path(store, subject)
+        write_atomic(path, mix_page(subject.figures(), subject.name))
+    print(path)
 
 
 @app.command("edit")

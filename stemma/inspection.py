@@ -5,6 +5,7 @@ beside the store, exactly. Where they are not, they are planned on estimates, an
 """
 
 import contextlib
+import re
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
 SECONDS = 20.0  # for reading sources of which nothing is made
 PLAN = "plan."
+FOLDER = "inspections"  # below the folder of runs: pages of what is no run
 OUTSIDE = "(inspected)"  # no run is called so: its folder, and edits in it, are not there
 
 
@@ -82,6 +84,18 @@ class Subject:
         if self.preview:
             return preview_figures(self.preview, self.glances, samples, seed)
         return gather(self.artifacts, self.working, seed, samples)
+
+
+def slug(name: str) -> str:
+    """A subject's name in names of files and in keys."""
+    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
+
+
+def page_path(store: Store, subject: Subject) -> Path:
+    """Where the page about a subject goes: to the run's reports, or beside the runs for what is none."""
+    if subject.run:
+        return store.root / subject.run / "reports" / "mix.html"
+    return store.root / FOLDER / "reports" / f"{slug(subject.name)}-mix.html"
 
 
 @contextlib.contextmanager

@@ -17,7 +17,9 @@ def corpus(tmp_path: Path, **more) -> CorpusConfig:
     notes = tmp_path / "notes"
     notes.mkdir(exist_ok=True)
     for number in range(30):
-        (notes / f"{number:02}.txt").write_text(f"Note {number}.\n" + f"{SENTENCE}\n" * 20)
+        (notes / f"{number:02}.txt").write_text(
+            "\n".join(f"{line}. {SENTENCE}" for line in range(number, number + 20))
+        )
     (notes / "99.txt").write_text("*" * 4000)  # what `technical` rejects
     sources = {
         "notes": {
