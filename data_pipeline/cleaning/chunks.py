@@ -16,6 +16,9 @@ from re import _constants as sre  # type: ignore[attr-defined]
 from re import _parser as sre_parser  # type: ignore[attr-defined]
 from typing import Any
 
+from data_pipeline.cleaning import spacy_alone  # noqa: F401 (before spaCy)
+
+# isort: split
 import spacy.util
 from spacy.attrs import ORTH
 from spacy.lang.tokenizer_exceptions import URL_MATCH

@@ -16,6 +16,10 @@ import numpy as np
 import numpy.typing as npt
 from datatrove.utils.text import PUNCTUATION_SET, split_into_sentences
 from datatrove.utils.word_tokenizers import SpaCyTokenizer, WhitespaceTokenizer, load_word_tokenizer
+
+from data_pipeline.cleaning import spacy_alone  # noqa: F401 (before spaCy)
+
+# isort: split
 from spacy.attrs import IS_PUNCT
 from spacy.tokenizer import Tokenizer
 
