@@ -348,7 +348,7 @@ FAULTS = [
         where="in a step",
         point=STEP,
         do=saved(no_memory),
-        says="goes on from the checkpoint of step 4",
+        says="(allocate|died without a word|MemoryError).*goes on from the checkpoint of step",
         **COMMONSENSE,
     ),
     Fault(
