@@ -53,8 +53,11 @@ def is_ours(headers: Iterable[tuple[bytes, bytes]]) -> bool:
 
 def create() -> App:
     """Prefect's API and UI, as its settings in the environment say, and the reports of the runs."""
+    import prefect
     from prefect.server.api.server import create_app
 
+    # Its second UI asks an analytics host even when told not to; without its files it is not offered.
+    prefect.__ui_v2_static_path__ = Path(os.devnull) / "none"
     app: App = create_app()
     credentials = os.environ.get(SERVER_AUTH)
     if root := os.environ.get(RUNS_VARIABLE):

@@ -172,3 +172,20 @@ def test_a_server_with_a_password_asks_everybody_for_it(home, tmp_path, monkeypa
         assert not any(password in argument for arguments in started for argument in arguments)
     for file in folder.rglob("*.log"):
         assert password not in file.read_text(errors="replace")
+
+
+UIS = """
+from fastapi.testclient import TestClient
+from flows.app import create
+client = TestClient(create(), base_url="http://127.0.0.1:1")
+print(client.get("/ui-settings").json()["available_uis"])
+"""
+
+
+def test_the_ui_that_asks_an_analytics_host_is_not_offered(home, tmp_path) -> None:
+    environment = {**os.environ, "PREFECT_UI_ENABLED": "1", "PREFECT_UI_STATIC_DIRECTORY": str(tmp_path)}
+    environment.pop(SERVER_AUTH, None)
+    done = subprocess.run(
+        [sys.executable, "-c", UIS], env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.stdout.strip() == "['v1']", done.stderr
