@@ -18,7 +18,7 @@ from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.actions import GlobalConcurrencyLimitCreate
 from prefect.client.schemas.objects import ConcurrencyLeaseHolder
 from prefect.context import FlowRunContext, TaskRunContext
-from prefect.exceptions import ObjectAlreadyExists, PrefectHTTPStatusError
+from prefect.exceptions import ObjectNotFound, PrefectHTTPStatusError
 from prefect.settings import PREFECT_HOME
 
 from flows.server import running
@@ -42,14 +42,11 @@ def limit_name(pool: str) -> str:
 
 def allow(client: SyncPrefectClient, pool: str, trainings: int = 1) -> None:
     """Create a pool's limit; one that is there may have been changed in the UI and stays."""
-    with contextlib.suppress(ObjectAlreadyExists):
-        try:
-            client.create_global_concurrency_limit(
-                GlobalConcurrencyLimitCreate(name=limit_name(pool), limit=trainings)
-            )
-        except PrefectHTTPStatusError as error:
-            if error.response.status_code != 409:
-                raise
+    name = limit_name(pool)
+    try:
+        client.read_global_concurrency_limit_by_name(name)
+    except ObjectNotFound:
+        client.create_global_concurrency_limit(GlobalConcurrencyLimitCreate(name=name, limit=trainings))
 
 
 def pool_of_run() -> str:
@@ -106,10 +103,11 @@ class Place:
                 taken = True
             if not taken:
                 self.logger.info("waiting: another training has the devices (limit %s)", self.limit)
-            while not taken:
-                time.sleep(LOOK_SECONDS)
-                with contextlib.suppress(httpx.HTTPError):  # the server was there and will be again
-                    taken = self.take(client)
+                while not taken:
+                    time.sleep(LOOK_SECONDS)
+                    with contextlib.suppress(httpx.HTTPError):  # the server was there and will be again
+                        taken = self.take(client)
+                self.logger.info("the devices are free")
         if self.limited:
             context = contextvars.copy_context()
             self.keeper = threading.Thread(

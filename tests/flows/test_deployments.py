@@ -3,6 +3,7 @@
 import contextvars
 import logging
 import re
+import shutil
 import threading
 import time
 from collections.abc import Iterator
@@ -17,6 +18,7 @@ from stemma.core.progress import BEGIN, SKIPPED, Event
 from stemma.deployments import DeploymentConfig, ScheduleConfig, load_deployments, schedule
 from stemma.profile import load_yaml, profile_names, profile_path
 
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), "")
 NIGHTLY = ScheduleConfig(cron="0 3 * * 1-5", timezone="Europe/Berlin", active=False)
 
 
@@ -98,6 +100,16 @@ def test_what_people_set_in_the_ui_outlives_registering(client, registrar, profi
     assert six.schedule.interval.total_seconds() == 6 * 3600
     assert six.schedule.anchor_date.weekday() == 0, "counted from a Monday at midnight, whenever registered"
     assert registrar.said == []
+
+
+def test_a_schedule_makes_runs(client, registrar, profile) -> None:
+    """Prefect's scheduler, asked as it asks itself: with SQLAlchemy 2.1 it failed at every look, in silence."""
+    (name,) = registrar().register_all([entry(profile, schedule("", "1d"))])
+    made = client.read_deployment_by_name(name)
+    client.request("POST", "/deployments/{id}/schedule", path_params={"id": made.id}, json={"min_runs": 2})
+    runs = [run for run in client.read_flow_runs() if run.deployment_id == made.id]
+    assert len(runs) >= 2
+    assert all(run.auto_scheduled and run.parameters.keys() == {"profile", "root"} for run in runs)
 
 
 def test_parameters_that_no_longer_fit_are_dropped_and_said(client, registrar, profile) -> None:
@@ -268,7 +280,7 @@ def test_one_training_at_a_time(client, limit, monkeypatch, caplog) -> None:
         mine = listeners[0].place
         client.release_concurrency_slots_with_lease(mine.lease)
         lost = mine.lease
-        until(lambda: not waiting.is_alive())
+        until(lambda: "the devices are free" in caplog.text and not waiting.is_alive())
         until(lambda: mine.lease is None)
         second.leave()
         until(lambda: mine.lease not in (None, lost))
@@ -368,3 +380,79 @@ def test_only_what_did_not_answer_is_tried_again(client, tmp_path, monkeypatch, 
         with pytest.raises(type(errors[0])):
             run_pipeline(walk, "first")
     assert tried == ["first"] * runs
+
+
+# --- in a browser -------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def page(home, tmp_path, monkeypatch) -> Iterator[tuple]:
+    """A page of Chromium, and the address of a server that serves the UI, on a home folder of its own."""
+    from playwright.sync_api import sync_playwright
+
+    from flows.server import serving
+
+    monkeypatch.setenv("PREFECT_HOME", str(tmp_path / "prefect"))
+    with serving(tmp_path / "prefect", ui=True) as url, sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        made = browser.new_page(viewport={"width": 1300, "height": 1600})
+        made.set_default_timeout(90_000)
+        yield made, url
+        browser.close()
+
+
+@pytest.mark.browser
+@pytest.mark.skipif(not CHROMIUM, reason="needs Chromium")
+def test_the_form_in_a_browser(page, tmp_path) -> None:
+    """What a person does: look at the form, mistype, mend it, start the run, put it on a schedule."""
+    from prefect.client.orchestration import get_client
+    from prefect.settings import PREFECT_API_URL, temporary_settings
+
+    from flows import pools
+    from flows.deployments import Registrar
+
+    tab, url = page
+    with temporary_settings({PREFECT_API_URL: url}), get_client(sync_client=True) as client:
+        pools.create(client, pools.pool())
+        (name,) = Registrar(client, tmp_path, "mine.yaml", print).register_all([entry("nano")])
+        made = client.read_deployment_by_name(name)
+        address = f"{url.removesuffix('/api')}/deployments/deployment/{made.id}"
+
+        tab.goto(f"{address}/run")
+        tab.get_by_text("Longest conversation (tokens)").wait_for()
+        text = tab.inner_text("body")
+        for line in ("Supervised fine-tuning", "Optimizer steps (at least 1).", "sft.steps", "Start from"):
+            assert line in text, "the form is the documentation"
+        steps = tab.locator("input[type=number]").first
+        assert steps.input_value() == "260", "the profile's"
+        steps.fill("0")
+        tab.get_by_role("button", name="Submit").click()
+        tab.get_by_text("0 is less than the minimum of 1").wait_for()
+        assert client.read_flow_runs() == []
+        steps.fill("17")
+        tab.get_by_role("button", name="Submit").click()
+        tab.wait_for_url("**/runs/**")
+        (run,) = client.read_flow_runs()
+        assert (run.parameters["sft"]["steps"], run.parameters["profile"]) == (17, "nano")
+
+        from flows.forms import request
+        from flows.stages import sft
+
+        asked = request("sft", sft.validate_parameters(run.parameters))
+        assert asked.overrides == ("sft.steps=17",), (
+            "of all that the form sent, what differs from the profile"
+        )
+
+        tab.goto(address)
+        tab.get_by_role("button", name="Schedule").click()
+        dialog = tab.get_by_role("dialog")
+        dialog.get_by_text("Cron", exact=True).click()
+        dialog.locator("input[value='* * * * *']").or_(dialog.get_by_label("Value")).first.fill("0 3 * * *")
+        dialog.get_by_role("button", name="Save").click()
+        tab.get_by_text("At 03:00 AM").wait_for()
+        (one,) = client.read_deployment_by_name(name).schedules
+        assert one.schedule.cron == "0 3 * * *"
+        Registrar(client, tmp_path, "mine.yaml", print).register_all([entry("nano", NIGHTLY)])
+        tab.reload()
+        tab.get_by_text("0 3 * * 1-5 Europe/Berlin").wait_for()
+        assert len(client.read_deployment_by_name(name).schedules) == 2
