@@ -24,6 +24,7 @@ from prefect.client.schemas.actions import ArtifactUpdate
 
 Logger: TypeAlias = "logging.Logger | logging.LoggerAdapter[logging.Logger]"
 CLOSE_SECONDS = 120.0  # for what still waits at the end; a server needs less to come back
+HURRY_SECONDS = 5.0  # the same for who was stopped, or failed
 
 
 class Board:
@@ -76,6 +77,8 @@ class Board:
     def close(self, seconds: float = CLOSE_SECONDS) -> None:
         """Wait until all is sent, but not for ever."""
         with self._changed:
+            if self._closed:
+                return
             self._changed.wait_for(lambda: not self._waiting and not self._busy, seconds)
             if left := list(self._waiting):
                 self.logger.warning("the Prefect server did not take: %s", ", ".join(left))
@@ -88,8 +91,7 @@ class Board:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        # Whoever is ending because it was stopped, or failed, has said so itself and is in a hurry.
-        self.close() if error is None else self.close(5.0)
+        self.close() if error is None else self.close(HURRY_SECONDS)
 
     def _post(self, key: str, send: Callable[[], None]) -> None:
         with self._changed:

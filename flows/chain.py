@@ -9,7 +9,7 @@ from prefect.exceptions import TerminationSignal
 from prefect.states import State
 from prefect.utilities.annotations import quote
 
-from flows.board import Board
+from flows.board import HURRY_SECONDS, Board
 from flows.devices import devices
 from flows.events import TaskListener, artifact_key
 from flows.overview import lineage, overview
@@ -47,6 +47,7 @@ def make(walk: Run, node: str, title: str) -> State[Any] | None:
         except (Preempted, TerminationSignal) as error:
             if (state := stopped(error)) is None:
                 raise
+            board.close(HURRY_SECONDS)
             return state
         finally:
             walk.listeners.remove(listener)
@@ -68,10 +69,8 @@ def follow(walk: Run, order: Sequence[str], before: Callable[[str], None] = lamb
         Preempted: it was asked to stop.
     """
     logger = get_run_logger()
-    key, about = (
-        artifact_key("report", walk.name),
-        "Where the run stands, what was asked for, what came of it",
-    )
+    key = artifact_key("report", walk.name)
+    about = "Where the run stands, what was asked for, what came of it"
     logger.info("run %s, profile %s: %d stages, to %s", walk.name, walk.profile.name, len(order), order[-1])
     with Board(logger) as board:
         current = ""
@@ -82,8 +81,16 @@ def follow(walk: Run, order: Sequence[str], before: Callable[[str], None] = lamb
                 if ended := make(quote(walk), current, walk.nodes[current].title):
                     raise Preempted(ended.message)
         except BaseException as error:
-            board.markdown(key, overview(walk, order, current, f"ended: {type(error).__name__}"), about)
+            board.markdown(key, overview(walk, order, current, ending(error)), about)
             raise
         walk.finish()
         drawn = lineage(walk, StageReport(walk, current, logger))
         board.markdown(key, overview(walk, order) + "\n" + drawn, about)
+
+
+def ending(error: BaseException) -> str:
+    """How a stage ended that was not made, in a few words."""
+    if isinstance(error, Preempted | TerminationSignal | KeyboardInterrupt):
+        return "was stopped; Retry, or a new run with the same parameters, goes on with it"
+    said = next(iter(str(error).splitlines()), "")
+    return f"failed: {type(error).__name__}: {said[:200]}".replace("|", "\\|")

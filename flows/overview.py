@@ -102,7 +102,7 @@ def _stages(walk: Run, order: Sequence[str], current: str, how: str) -> str:
             tokens, seconds = artifact.summary.get("tokens"), duration(artifact.manifest["seconds"])
             tail = f"{show(tokens)} | `{artifact.fingerprint[:12]}` | {seconds}"
         else:
-            tail = f"| {how if name == current else 'to come'} |"
+            tail = f"| {how.partition(';')[0].partition(':')[0] if name == current else 'to come'} |"
         lines.append(f"| {name} | {title} | {tail} |")
     return "\n".join(lines)
 

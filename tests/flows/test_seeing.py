@@ -2,17 +2,19 @@
 
 import asyncio
 import base64
+import json
 import logging
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from xml.dom import minidom
 
 import httpx
 import pytest
 
 from flows.board import Board
-from flows.events import Pace
+from flows.events import Pace, TaskListener
 from flows.files import address, find
 from flows.gallery import Gallery
 from flows.overview import lineage, overview
@@ -21,6 +23,7 @@ from flows.reports import StageReport, fenced
 from pretrain.report.figures import StageFigures
 from stemma.core.ledger import Ledger
 from stemma.core.lineage import family, picture
+from stemma.core.progress import BEGIN, STEP, Event
 
 LOGGER = logging.getLogger("test")
 SECRET = "stemma:pass-word"
@@ -316,3 +319,38 @@ def test_a_board_gives_up_on_a_server_that_is_gone(caplog) -> None:
     board.close(0.2)
     free.set()
     assert "did not take: mix-stem" in caplog.text
+
+
+def test_a_stage_that_trains_is_reported_on_now_and_then(monkeypatch) -> None:
+    now = [1000.0]
+    monkeypatch.setattr("flows.events.time.monotonic", lambda: now[0])
+    shown: list[tuple[str, ...]] = []
+    board = SimpleNamespace(
+        progress=lambda key, percent, text: shown.append((key, text)),
+        markdown=lambda key, text, about: shown.append((key, text)),
+    )
+    listener = TaskListener("stem", LOGGER, board, lambda total: f"report of {total} steps")
+    listener(Event("stem", BEGIN))
+    listener(Event("other", STEP, step=1, total=9, unit="steps", metrics={"loss": 1.0}))
+    for step in range(1, 101):
+        now[0] += 1
+        metrics = {"loss": 2.0, "tokens": 64 * step, "tokens_per_second": 64.0}
+        listener(Event("stem", STEP, step=step, total=300, unit="steps", metrics=metrics))
+    reports = [entry for entry in shown if entry[0] == "stage-stem"]
+    assert reports == [("stage-stem", "report of 300 steps")] * 2, "after 15 s and 75 s"
+    bars = [text for key, text in shown if key == "progress-stem"]
+    assert 70 < len(bars) <= 100
+    assert bars[-1] == "stem · 100 of 300 steps · 6,400 tokens · loss 2.000 · 64 tokens/s · 3 m 20 s left"
+
+
+def test_the_report_of_a_stage_that_trains_shows_its_loss_so_far(walk) -> None:
+    folder = walk.artifacts.pop("third").path
+    (folder / "manifest.json").unlink()
+    lines = [{"step": at, "loss": 5.0 - at, "tokens": 64} for at in range(3)]
+    (folder / "metrics.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+    text = StageReport(walk, "third", LOGGER).working(300)
+    shown = f"/files/toy/reports/stages/{folder.name}-loss.svg"
+    assert f"({shown})" in text
+    drawn = find(walk.store.root, shown.removeprefix("/files/"))
+    assert "3 of 300 steps" in drawn.read_text()
+    assert "**Cancel** writes a checkpoint" in text
