@@ -103,7 +103,7 @@ def test_what_people_set_in_the_ui_outlives_registering(client, registrar, profi
 
 
 def test_a_schedule_makes_runs(client, registrar, profile) -> None:
-    """Prefect's scheduler, asked as it asks itself: with SQLAlchemy 2.1 it failed at every look, in silence."""
+    """Prefect's scheduler, asked as it asks itself; with SQLAlchemy 2.1 it failed at every look, silently."""
     (name,) = registrar().register_all([entry(profile, schedule("", "1d"))])
     made = client.read_deployment_by_name(name)
     client.request("POST", "/deployments/{id}/schedule", path_params={"id": made.id}, json={"min_runs": 2})
