@@ -23,9 +23,14 @@ import httpx
 ROOT = Path(__file__).parents[1]
 PICTURES = ROOT / "docs" / "assets"
 WIDTH, HEIGHT = 1280, 800
-TIMELINE_SECONDS = 12.0
+TIMELINE = {"x": 272, "y": 112, "width": 992, "height": 384}  # of a run's page, in that window
+DRAWN_BYTES = 25_000  # of its picture, once there are tasks in it; empty it has 16,000
 PATIENCE = 900.0  # seconds for what trains on a machine that may be busy
 CHROMIUM = "/usr/bin/chromium"
+RENAME = """([from, to]) => {
+  const walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+  while (walker.nextNode()) walker.currentNode.nodeValue = walker.currentNode.nodeValue.replaceAll(from, to);
+}"""
 
 
 class Studio:
@@ -35,10 +40,12 @@ class Studio:
         url: the server's.
         page: the browser's.
         out: folder of the pictures.
+        root: the server's folder of runs; pictures call it ``runs``.
     """
 
-    def __init__(self, url: str, page: Any, out: Path) -> None:
+    def __init__(self, url: str, page: Any, out: Path, root: Path) -> None:
         self.url = url
+        self.root = str(root)
         self.page = page
         self.out = out
         self.api = httpx.Client(base_url=f"{url}/api", timeout=60.0)
@@ -61,13 +68,19 @@ class Studio:
 
         Args:
             name: of its file.
-            seconds: to let the page come to rest; a run's timeline is drawn late.
+            seconds: to let the page come to rest.
             height: pixels of the window: pages scroll inside.
         """
         self.page.set_viewport_size({"width": WIDTH, "height": height})
         self.page.wait_for_timeout(1000 * seconds)
+        self.page.evaluate(RENAME, [self.root, "runs"])
         self.page.screenshot(path=self.out / f"{name}.png")
         print(name, flush=True)
+
+    def timeline(self) -> None:
+        """Wait until a run's timeline is drawn: on a canvas, so that no text says so."""
+        self.page.set_viewport_size({"width": WIDTH, "height": HEIGHT})
+        wait(lambda: len(self.page.screenshot(clip=TIMELINE)) > DRAWN_BYTES, "a run's timeline", 180.0)
 
     def deployment(self, name: str) -> str:
         """A deployment's id."""
@@ -121,8 +134,8 @@ def wait(done: Callable[[], Any], what: str, seconds: float = PATIENCE) -> Any:
 
 
 @contextlib.contextmanager
-def served(runs: Path, port: int) -> Iterator[str]:
-    """``stemma ui`` on a scratch folder that holds what a finished run made."""
+def served(runs: Path, port: int) -> Iterator[tuple[str, Path]]:
+    """``stemma ui`` on a scratch folder that holds what a finished run made: its address, and the folder."""
     with tempfile.TemporaryDirectory(prefix="stemma-", dir=runs.parent) as scratch:
         root = Path(scratch) / "runs"
         for name in ("artifacts", "cache"):
@@ -137,7 +150,7 @@ def served(runs: Path, port: int) -> Iterator[str]:
                 wait(lambda: "open http" in log.read_text() or ui.poll() is not None, "stemma ui", 300)
                 if ui.poll() is not None:
                     raise SystemExit(log.read_text())
-                yield f"http://127.0.0.1:{port}"
+                yield f"http://127.0.0.1:{port}", root
             finally:
                 ui.terminate()
                 ui.wait(180)
@@ -145,7 +158,7 @@ def served(runs: Path, port: int) -> Iterator[str]:
 
 def deployments(studio: Studio) -> None:
     """What can be started, its form, its schedules."""
-    studio.open("/deployments", "inspect-mix")
+    studio.open("/deployments", "midtrain")
     studio.shoot("ui-deployments")
     nano = f"/deployments/deployment/{studio.deployment('pipeline/nano')}"
     studio.open(f"{nano}/run", "Parameters")
@@ -170,14 +183,16 @@ def training(studio: Studio) -> None:
 
     wait(lambda: steps() >= 8, "eight steps of training")
     studio.open(f"/flow-runs/flow-run/{run}", "lower_rate")
-    studio.shoot("ui-training", TIMELINE_SECONDS, height=900)
+    studio.timeline()
+    studio.shoot("ui-training", height=900)
     studio.press("Cancel")
     studio.press("Confirm")
     studio.until(run, "Cancelled")
     studio.open(f"/flow-runs/flow-run/{run}", "Cancelled")
+    studio.timeline()
     studio.press("Retry")
     studio.see("This will retry")
-    studio.shoot("ui-retry", TIMELINE_SECONDS)
+    studio.shoot("ui-retry")
     studio.press("Retry")
     studio.until(run, "Completed")
     studio.open_artifact(run, "stage-stem", "done in")
@@ -204,7 +219,7 @@ def inspection(studio: Studio) -> None:
     studio.until(run, "Completed")
     studio.open_artifact(run, "inspected-nano", "Domains by stage")
     studio.shoot("ui-inspect", 4.0, height=1300)
-    studio.open_artifact(run, "difference", "nano")
+    studio.open_artifact(run, "difference-nano-nano-changed", "nano")
     studio.shoot("ui-difference", height=900)
 
 
@@ -221,9 +236,9 @@ def main() -> None:
     asked.out.mkdir(parents=True, exist_ok=True)
     from playwright.sync_api import sync_playwright
 
-    with served(asked.root.absolute(), asked.port) as url, sync_playwright() as playwright:
+    with served(asked.root.absolute(), asked.port) as (url, root), sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        studio = Studio(url, browser.new_page(timezone_id="UTC"), asked.out)
+        studio = Studio(url, browser.new_page(timezone_id="UTC"), asked.out, root)
         for name in asked.scenes:
             SCENES[name](studio)
         browser.close()

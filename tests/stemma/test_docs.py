@@ -10,6 +10,8 @@ import typer
 import yaml
 
 from stemma.cli import app
+from stemma.deployments import DeploymentsConfig
+from stemma.edits import EditFile
 from stemma.profile import Profile, profile_path
 from tools.profile_reference import FOLDER
 
@@ -67,6 +69,16 @@ def test_every_profile_part_of_other_pages_loads(page: Path) -> None:
     base = yaml.safe_load(profile_path(BASES.get(page.stem, "nano")).read_text())
     for part in re.findall(r"```yaml\n(.*?)```", page.read_text(), re.DOTALL):
         Profile.model_validate(merged(base, yaml.safe_load(part)))
+
+
+def test_files_that_pages_show_are_what_they_are_called() -> None:
+    kinds = {"new.yaml": EditFile, "deployments.yaml": DeploymentsConfig}
+    found = set()
+    for page in (ROOT / "docs").glob("*.md"):
+        for title, part in re.findall(r'```yaml title="(.*?)"\n(.*?)```', page.read_text(), re.DOTALL):
+            found.add(Path(title).name)
+            kinds[Path(title).name].model_validate(yaml.safe_load(part))
+    assert found == set(kinds)
 
 
 def commands(page: Path) -> list[str]:
