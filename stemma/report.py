@@ -64,11 +64,13 @@ def table(found: list[dict[str, Any]], title: str, width: int) -> Table:
     made = Table(title=title, title_justify="left", header_style="bold", box=box.SIMPLE_HEAD)
     made.padding = (0, 1, 0, 0)
     made.caption_justify = "left"
-    made.caption = (
-        f"{', '.join(domains)}: bits per byte of held-out text, before {arrow.strip() or 'over'} after"
-    )
+    captions = []
+    if domains:
+        before = f"before {arrow.strip() or 'over'} after"
+        captions.append(f"{', '.join(domains)}: bits per byte of held-out text, {before}")
     if tasks:
-        made.caption += f"; {', '.join(tasks)}: mean score on held-out tasks after the stage"
+        captions.append(f"{', '.join(tasks)}: mean score on held-out tasks after the stage")
+    made.caption = "; ".join(captions) or None
     made.add_column("stage", style="cyan", no_wrap=True)
     made.add_column("tokens", justify="right", no_wrap=True)
     for domain in domains:

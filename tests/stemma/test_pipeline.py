@@ -8,7 +8,7 @@ from stemma.core.config import Config
 from stemma.core.errors import StemmaError
 from stemma.core.stage import Execution, Stage
 from stemma.pipeline import Node, Run, nodes, open_run
-from stemma.report import rows
+from stemma.report import rows, table
 
 
 class Text(Config):
@@ -120,3 +120,10 @@ def test_every_input_of_the_real_pipeline_comes_before_what_uses_it():
         assert not missing, f"{node.name} uses {missing} before it is made"
         seen.add(node.name)
     assert {"corpus", "tokenizer", "sft", "rl", "export"} <= seen
+
+
+def test_the_table_explains_only_what_it_shows():
+    row = {"stage": "a", "tokens": 1, "bits_per_byte": {}, "scores": {}, "artifact": "a-0", "seconds": 1.0}
+    assert table([row], "run", 80).caption is None
+    assert "web: bits per byte" in table([row | {"bits_per_byte": {"web": (2.0, 1.0)}}], "run", 80).caption
+    assert table([row | {"scores": {"math": 0.5}}], "run", 80).caption.startswith("math: mean score")
