@@ -334,7 +334,7 @@ FAULTS = [
         point="pretrain.loop:_Run._step#11",
         do=saved(kill_run, 8),
         mend=truncate_checkpoint,
-        then_says="a damaged checkpoint is passed over.*continuing commonsense from step 4",
+        then_says=r"a damaged checkpoint is passed over.*continuing commonsense from step 4",
     ),
     Fault(
         name="checkpoint_altered",

@@ -5,6 +5,7 @@ import signal
 import time
 from typing import Any
 
+from pretrain.heartbeat import lives
 from tests.faults.scene import Act, Fault, Scene
 
 STEP = "pretrain.loop:_Run._step#7"  # between the checkpoints of steps 4 and 8
@@ -25,7 +26,10 @@ def kill(scene: Scene) -> None:
 
 
 def kill_run(scene: Scene) -> None:
+    """What is held is let go only once it is gone: the kernel ends it with the run."""
+    held = scene.held
     scene.run.kill()
+    scene.wait(lambda: not lives(held))
 
 
 def kill_torchrun(scene: Scene) -> None:
@@ -50,10 +54,11 @@ def terminate_all(scene: Scene) -> None:
 
 def interrupt_twice(scene: Scene) -> None:
     """The rank is held, so it answers no SIGTERM; the second Ctrl-C does not wait for it."""
-    scene.run.send_signal(signal.SIGINT)
+    run = scene.run
+    run.send_signal(signal.SIGINT)
     time.sleep(1.0)
-    scene.run.send_signal(signal.SIGINT)
-    scene.run.wait(60)
+    run.send_signal(signal.SIGINT)
+    scene.wait(lambda: not lives(run))
 
 
 def stop_rank(scene: Scene) -> None:

@@ -11,6 +11,7 @@ import importlib.abc
 import importlib.util
 import json
 import os
+import signal
 import sys
 import time
 from pathlib import Path
@@ -65,6 +66,9 @@ class Finder(importlib.abc.MetaPathFinder):
         spec.loader.exec_module = then_wrap
         return spec
 
+
+if plan:  # of a test that runs in the background, which inherits that Ctrl-C is ignored
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 if plan.get("point"):
     sys.meta_path.insert(0, Finder())
