@@ -44,7 +44,8 @@ def make(walk: Run, node: str, title: str) -> State[Any] | None:
         try:
             with devices(walk.listeners, logger):
                 artifact = walk.make(node)
-        except (Preempted, TerminationSignal) as error:
+        except BaseException as error:
+            listener.ended(ending(error))
             if (state := stopped(error)) is None:
                 raise
             board.close(HURRY_SECONDS)

@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable
 
 from flows.board import Board, Logger
-from stemma.core.progress import BEGIN, FAILED, LOG, SAY, SEALED, SKIPPED, STEP, Event
+from stemma.core.progress import BEGIN, LOG, SAY, SEALED, SKIPPED, STEP, Event
 from stemma.terminal import duration
 
 INTERVAL, LONGEST_INTERVAL = (
@@ -28,7 +28,8 @@ class TaskListener:
         node: its name.
         logger: the task run's.
         board: shows the bar and the report; without one there are only log lines.
-        report: writes the report of a node that trains, given its optimizer steps.
+        report: writes the report of a node that trains, given its optimizer steps and, once it has ended
+            before it was made, how.
     """
 
     def __init__(
@@ -36,12 +37,13 @@ class TaskListener:
         node: str,
         logger: Logger,
         board: Board | None = None,
-        report: Callable[[int], str] | None = None,
+        report: Callable[[int, str], str] | None = None,
     ) -> None:
         self.node, self.logger, self.board, self.report = node, logger, board, report
         self.began = self.logged = time.monotonic()
         self.updated = self.reported = 0.0
         self.pause = REPORT_INTERVAL / 4  # the first report comes soon
+        self.is_reported = False
         self.latest: Event | None = None
         self.pace = Pace()
         self.skipped = False  # it was made already
@@ -68,10 +70,18 @@ class TaskListener:
         elif event.kind == SKIPPED:
             self.skipped = True
             self.logger.info("%s is there and intact: %s", self.node, event.text)
-        elif event.kind == FAILED:
-            if self.latest:
-                self._show(self._percent(self.latest), "stopped")
-            self.logger.error("%s failed: %s", self.node, event.text)
+
+    def ended(self, how: str) -> None:
+        """Show that the node was not made: nothing may go on saying that it is being made.
+
+        Args:
+            how: what became of it.
+        """
+        self.logger.warning("%s %s", self.node, how)
+        if self.latest:
+            self._show(self._percent(self.latest), "stopped")
+            if self.is_reported:
+                self._report(self.latest.total, how)
 
     def _step(self, event: Event) -> None:
         self.latest = event
@@ -82,10 +92,16 @@ class TaskListener:
         if now - self.logged >= LOG_INTERVAL:
             self.logged = now
             self.logger.info("%s: %s", self.node, self._line())
-        if self.board and self.report and "loss" in event.metrics and now - self.reported >= self.pause:
-            self.board.markdown(artifact_key("stage", self.node), self.report(event.total), "being made")
+        if "loss" in event.metrics and now - self.reported >= self.pause:
+            self._report(event.total)
             self.reported = time.monotonic()
             self.pause = REPORT_INTERVAL * max(1.0, self.reported - now)
+
+    def _report(self, total: int, ended: str = "") -> None:
+        if self.board and self.report:
+            self.is_reported = True
+            about = "not made" if ended else "being made"
+            self.board.markdown(artifact_key("stage", self.node), self.report(total, ended), about)
 
     def _show(self, percent: float, how: str = "") -> None:
         if self.board is None:

@@ -44,19 +44,20 @@ class StageReport:
         """Where the node's artifact is, or is being made."""
         return self.walk.store.folder(self.node, self.walk.record["nodes"][self.node]["fingerprint"])
 
-    def working(self, total: int = 0) -> str:
-        """What can be said while it is made.
+    def working(self, total: int = 0, ended: str = "") -> str:
+        """What can be said before it is made.
 
         Args:
             total: optimizer steps it will have; 0: not known.
+            ended: how the making of it ended; empty: it goes on.
         """
         parts = [
-            f"# {self.node} · being made",
+            f"# {self.node} · being made" if not ended else f"# {self.node}\n\n**{self.node}** {ended}.",
             self.part("loss", lambda: self._loss(self._figures(), total)),
             self.part("checkpoints", self._saved),
             "## To stop and go on",
-            "**Cancel** writes a checkpoint and stops. **Retry**, or a new run with the same parameters, "
-            "goes on from the last one, as it does after a crash.",
+            "**Cancel**, while it is made, writes a checkpoint and stops. **Retry**, or a new run with the "
+            "same parameters, goes on from the last one, as it does after a crash.",
             f"Folder, until it is sealed: `{self.folder}`",
         ]
         return "\n\n".join(part for part in parts if part) + "\n"

@@ -329,7 +329,7 @@ def test_a_stage_that_trains_is_reported_on_now_and_then(monkeypatch) -> None:
         progress=lambda key, percent, text: shown.append((key, text)),
         markdown=lambda key, text, about: shown.append((key, text)),
     )
-    listener = TaskListener("stem", LOGGER, board, lambda total: f"report of {total} steps")
+    listener = TaskListener("stem", LOGGER, board, lambda total, ended: f"report of {total} steps{ended}")
     listener(Event("stem", BEGIN))
     listener(Event("other", STEP, step=1, total=9, unit="steps", metrics={"loss": 1.0}))
     for step in range(1, 101):
@@ -341,6 +341,9 @@ def test_a_stage_that_trains_is_reported_on_now_and_then(monkeypatch) -> None:
     bars = [text for key, text in shown if key == "progress-stem"]
     assert 70 < len(bars) <= 100
     assert bars[-1] == "stem · 100 of 300 steps · 6,400 tokens · loss 2.000 · 64 tokens/s · 3 m 20 s left"
+    listener.ended(" was stopped")
+    assert shown[-2][1].startswith("stem · stopped · 100 of 300 steps")
+    assert shown[-1] == ("stage-stem", "report of 300 steps was stopped"), "nothing goes on being made"
 
 
 def test_the_report_of_a_stage_that_trains_shows_its_loss_so_far(walk) -> None:
@@ -353,4 +356,8 @@ def test_the_report_of_a_stage_that_trains_shows_its_loss_so_far(walk) -> None:
     assert f"({shown})" in text
     drawn = find(walk.store.root, shown.removeprefix("/files/"))
     assert "3 of 300 steps" in drawn.read_text()
-    assert "**Cancel** writes a checkpoint" in text
+    assert text.startswith("# third · being made")
+    assert "**Cancel**, while it is made, writes a checkpoint" in text
+    ended = StageReport(walk, "third", LOGGER).working(300, "failed: OSError: no room")
+    assert "being made" not in ended
+    assert "**third** failed: OSError: no room." in ended
