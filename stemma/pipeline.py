@@ -26,7 +26,7 @@ from stemma.runs import RUN_RECORD, load_record, open_run, open_work, read_recor
 
 __all__ = ["RUN_RECORD", "Node", "Run", "begin", "nodes", "open_run", "open_work", "read_record"]
 
-RESERVED = ("artifacts", "cache", "prefect")  # folders beside those of runs
+RESERVED = ("artifacts", "cache", "inspections", "prefect")  # folders beside those of runs
 
 
 class Run:
@@ -236,9 +236,10 @@ def begin(
     loaded, store = load_profile(profile, overrides), Store(root)
     path = str(profile_path(profile).absolute()) if profile.endswith((".yaml", ".yml")) else profile
     asked = {"profile": path, "overrides": overrides}
-    if name and (name in RESERVED or not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", name)):
+    called = name or loaded.name
+    if called in RESERVED or not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", called):
         raise StemmaError(
-            f"{name!r} cannot be the name of a run: letters, digits, '.', '_' and '-', beginning with a "
+            f"{called!r} cannot be the name of a run: letters, digits, '.', '_' and '-', beginning with a "
             f"letter or digit, and none of {', '.join(RESERVED)}"
         )
     if not start_from:
