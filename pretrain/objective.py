@@ -1,8 +1,9 @@
 """The language-model objective: the next tokens of a plan's samples.
 
-The plan fixes the batches. ``training.global_batch_size`` counts sequences at the stage's *first* phase's
-length; phases of other lengths keep the tokens per step, and the micro batch shrinks or grows with them,
-so that memory stays the same: ``micro_batch_size * first length // length`` sequences, at least one.
+The plan fixes the batches. ``training.global_batch_size`` counts sequences at the length of the curriculum's
+*first* phase; phases of other lengths keep the tokens per step, and the micro batch shrinks or grows with
+them, so that memory stays the same: ``micro_batch_size * first length // length`` sequences, at least one. A
+stage that was branched need not have a phase of that length: it may have been read before.
 """
 
 import math
@@ -41,7 +42,7 @@ class LanguageModel:
         rope_theta: rotary base by sequence length, where it is not that of the stage.
 
     Raises:
-        StemmaError: the plan was made for another batch size, or names a source that has no shard.
+        StemmaError: the plan names a source that has no shard.
     """
 
     def __init__(
@@ -64,13 +65,6 @@ class LanguageModel:
         if missing := [name for name in self.sources if name not in shards]:
             raise StemmaError(
                 f"the plan reads sources that the tokens given do not have: {', '.join(missing)}"
-            )
-        lengths = {phase.sequence_length for phase in plan.phases}
-        if plan.batch_tokens % training.global_batch_size or self.base_length not in lengths:
-            planned = plan.batch_tokens // plan.phases[0].sequence_length
-            raise StemmaError(
-                f"the plan was made for steps of {planned} sequences, "
-                f"but global_batch_size is {training.global_batch_size}; make the plan anew"
             )
 
     def batch(self, step: int, engine: Engine) -> StepBatch:

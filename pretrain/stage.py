@@ -24,7 +24,7 @@ class PretrainStage(Stage):
 
     def run(self, work: Workspace) -> dict[str, Any]:
         config = cast(PretrainConfig, self.config)
-        plan = self._check_plan()
+        plan = self._check_plan(config.training.global_batch_size)
         adopt(self, work, plan, config.training)
         go_on(self, work, config.model, config.training, plan.total_steps)
         tokens = [self.inputs[role].path for role in ("tokens", "agent_tokens") if role in self.inputs]
@@ -44,12 +44,21 @@ class PretrainStage(Stage):
             validation=tokens,
         )
 
-    def _check_plan(self) -> Plan:
-        """The plan, which has to fit the very tokens it was made for.
+    def _check_plan(self, sequences: int) -> Plan:
+        """The plan, which has to be for the batch and the very tokens that the stage was given.
+
+        Args:
+            sequences: of a step.
 
         Raises:
-            StemmaError: it names other ones.
+            StemmaError: it is for others.
         """
+        planned_for = self.inputs["plan"].manifest["config"]["global_batch_size"]
+        if planned_for != sequences:
+            raise StemmaError(
+                f"{self.inputs['plan']} was made for steps of {planned_for} sequences, but global_batch_size "
+                f"is {sequences}; make the plan anew"
+            )
         plan = Plan.load(self.inputs["plan"].path)
         for source in sorted({name for phase in plan.phases for name in phase.counts}):
             planned = plan.sources[source]

@@ -162,10 +162,13 @@ def test_another_rate_batch_and_mix_hold_from_the_seam_on_and_it_resumes_exactly
     for name in SAME:
         assert killed.file(name).read_bytes() == straight.file(name).read_bytes(), name
 
-    # a branch of the branch knows the configs of both stretches
+    # a branch of the branch knows the configs of both stretches; of the lengths it now asks for, the first,
+    # by which a step's sequences are counted, is one that nothing is left of
     second = execute(lab.point(straight, AT + 6), lab.store)
-    third = lab.stage(config, second, schedule={"peak_lr": 5e-4})
-    last = train(lab.store, third)
+    read = {"name": "short", "tokens": 8 * BATCH * 32, "sequence_length": 16, "weights": {"code": 1.0}}
+    phases = [read, OTHER_MIX[1] | {"tokens": 18 * BATCH * 32}]
+    config = PlanConfig.model_validate({"curriculum": {"phases": phases}, "global_batch_size": 4 * BATCH})
+    last = train(lab.store, lab.stage(config, second, schedule={"peak_lr": 5e-4}))
     assert [stretch.until for stretch in history(last.path)] == [AT, AT + 6]
     assert lines(last)[: AT + 6] == receipts[: AT + 6]
     assert [float.fromhex(line["lr"]) for line in lines(last)[AT + 6 :]] == [5e-4]

@@ -55,7 +55,7 @@ def test_a_stage_continues_the_one_before_over_longer_sequences(
     assert all(torch.equal(loaded[name], tensor) for name, tensor in saved.items())
 
 
-def test_a_plan_for_other_tokens_is_refused_before_anything_starts(
+def test_a_plan_for_other_tokens_or_another_batch_is_refused_before_anything_starts(
     inputs: dict[str, Artifact],
     make_plan: Callable[..., Artifact],
     tiny_model: ModelConfig,
@@ -65,4 +65,10 @@ def test_a_plan_for_other_tokens_is_refused_before_anything_starts(
     given: dict[str, Any] = {**inputs, "plan": make_plan(), "tokens": inputs["tokenizer"]}
     stage = PretrainStage("stem", PretrainConfig(model=tiny_model, training=training), given)
     with pytest.raises(StemmaError, match=r"reads source .* make the plan anew"):
+        execute(stage, Store(tmp_path))
+    larger = training.model_copy(update={"global_batch_size": 8})
+    stage = PretrainStage(
+        "stem", PretrainConfig(model=tiny_model, training=larger), inputs | {"plan": make_plan()}
+    )
+    with pytest.raises(StemmaError, match="steps of 4 sequences, but global_batch_size is 8"):
         execute(stage, Store(tmp_path))
