@@ -127,6 +127,7 @@ class Engine:
         simulated = training.fp8 if training.precision == "fp8" and training.fp8.simulate else None
         module = build_model(model, config, simulated)
         initialize(module, model, training.seed)
+        torch.manual_seed(training.seed)  # nothing draws from it, but checkpoints keep it
         module = module.to(where, config.params_dtype)
         if training.rope_theta is not None:
             module.set_rope_theta(training.rope_theta)

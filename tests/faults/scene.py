@@ -26,7 +26,7 @@ POINTS = Path(__file__).with_name("points")
 # What holds a clock, or the SHA-256 of what does; of checkpoints the tensors and record.json are compared.
 OF_THIS_RUN = re.compile(
     r"metrics\.jsonl|tensorboard/.*"
-    r"|(checkpoint|milestones/[^/]*)/(extra\.json|manifest\.json|random\.json|state/\.metadata)"
+    r"|(checkpoint|milestones/[^/]*)/(extra\.json|manifest\.json|state/\.metadata)"
 )
 
 
