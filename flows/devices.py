@@ -134,7 +134,7 @@ class Place:
         """Give the place back."""
         self.left.set()
         if self.keeper:
-            self.keeper.join()
+            self.keeper.join(LOOK_SECONDS)  # where the server is away, its client tries for a minute
         if self.lease is not None:
             # Where the server is away, the lease runs out by itself.
             with contextlib.suppress(httpx.HTTPError), get_client(sync_client=True) as client:

@@ -34,10 +34,19 @@ GONE = "Its process is gone. Retry, or the same command again, continues it."
 
 
 def mark(flow_run: UUID) -> None:
-    """Label a flow run with this process: host, process id, and when it started, since ids are used again."""
-    process = f"{socket.gethostname()}:{os.getpid()}:{started_at(psutil.Process()):.2f}"
+    """Label a flow run with this process."""
     with get_client(sync_client=True) as client:
-        client.update_flow_run_labels(flow_run, {LABEL: process})
+        client.update_flow_run_labels(flow_run, {LABEL: this_process()})
+
+
+def this_process() -> str:
+    """Host, process id, and when it started, since ids are used again."""
+    return f"{socket.gethostname()}:{os.getpid()}:{started_at(psutil.Process()):.2f}"
+
+
+def is_ours(run: FlowRun) -> bool:
+    """Whether no other process has taken a flow run over, which somebody retried or resumed."""
+    return run.labels.get(LABEL) in (None, this_process())
 
 
 def is_gone(process: str) -> bool:

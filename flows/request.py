@@ -15,7 +15,7 @@ from flows.chain import follow
 from flows.events import TaskListener
 from flows.orphans import mark
 from flows.questions import gate
-from flows.watch import stopped, watched
+from flows.watch import let_be, stopped, watched
 from stemma.core.errors import Preempted
 from stemma.pipeline import Run, begin
 
@@ -62,10 +62,10 @@ def carry_out(request: Request) -> State[Any] | None:
     Returns:
         A state that is neither completed nor failed, for the flow to return; None if all is made.
     """
-    walk = request.walk()
-    if given_walk.get() is not None:
-        mark(runtime.flow_run.id)
     try:
+        walk = request.walk()
+        if given_walk.get() is not None:
+            mark(runtime.flow_run.id)
         with watched(), walk.held(TaskListener(walk.name, get_run_logger())):
             order = walk.order(request.stop_after, request.group)
             follow(walk, order, gate(walk, request.approve, request.approval_days))
@@ -73,5 +73,6 @@ def carry_out(request: Request) -> State[Any] | None:
         # Asked to stop and left a checkpoint: not a failure. "Retry" or the same command continues.
         if (state := stopped(error)) is None:
             raise
+        let_be(runtime.flow_run.id)
         return state
     return None

@@ -20,11 +20,12 @@ from prefect import get_run_logger, runtime
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
 from prefect.client.schemas.objects import StateType
-from prefect.exceptions import TerminationSignal
+from prefect.exceptions import Abort, ObjectNotFound, TerminationSignal
 from prefect.states import Cancelled, Completed, Crashed, Running, State
 
 from flows import line
 from flows.line import Reason
+from flows.orphans import is_ours
 from stemma.core.errors import Preempted
 
 LOOK_SECONDS = 10.0
@@ -33,9 +34,12 @@ SERVER_SECONDS = 900.0  # to wait for a server that is away when all is made
 LEAVING_SECONDS = 20.0  # the same when asked to stop: the server may be gone with the worker
 SETTLE_SECONDS = 10.0  # the server learns of the ends of tasks from events, a little late
 
+WAITING = (StateType.SCHEDULED, StateType.PENDING, StateType.PAUSED)  # for a process that is not there yet
 SAID = {
     Reason.STOP: "Stopped as asked.",
     Reason.CANCEL: "Cancelled.",
+    Reason.SUSPEND: "Suspended.",
+    Reason.TAKEN: "Another process goes on with it.",
     Reason.WORKER: "Its worker is gone.",
     Reason.GUARD: "Its process was killed.",
 }
@@ -85,21 +89,49 @@ def stopped(error: BaseException) -> State[Any] | None:
     return Cancelled(message=text, data=error if isinstance(error, Preempted) else None)
 
 
+def let_be(flow_run: UUID) -> None:
+    """Return if the state of a flow run is for this process to say, which was asked to stop.
+
+    Raises:
+        Abort: it is suspended, wanted again, or another process has it. Prefect ends the process then, and
+            leaves the state as it is.
+    """
+    if not line.is_held():
+        return
+    wanted = line.asked() not in (Reason.SUSPEND, Reason.TAKEN)
+    with contextlib.suppress(httpx.HTTPError), get_client(sync_client=True) as client:
+        try:
+            run = client.read_flow_run(flow_run)
+        except ObjectNotFound:
+            raise Abort("the flow run was deleted") from None
+        wanted = wanted and is_ours(run) and (run.state is None or run.state.type not in WAITING)
+    if not wanted:
+        raise Abort("the run's state is not this process's to say")
+
+
 def _look_on(flow_run: UUID, over: threading.Event, logger: Logger) -> None:
     """Compare what the server says with what is, until ``over``."""
     unheard = 0.0
     with get_client(sync_client=True) as client:
         while not over.wait(LOOK_SECONDS):
             try:
-                state = client.read_flow_run(flow_run).state
+                run = client.read_flow_run(flow_run)
+            except ObjectNotFound:  # deleted: nobody could see or cancel it any more
+                line.ask(Reason.CANCEL)
+                return
             except httpx.HTTPError:
                 continue  # the next look may find it
+            state = run.state
             if state is None or over.is_set() or line.asked():
                 continue
-            if state.type == StateType.CANCELLED:
-                line.ask(Reason.CANCEL)
-            elif state.type == StateType.CANCELLING or state.name == "Suspended":
+            if not is_ours(run):
+                line.ask(Reason.TAKEN)
+            elif state.name == "Suspended":
                 # (Prefect ends a suspended run between two tasks; a task may train for weeks.)
+                line.ask(Reason.SUSPEND)
+            elif state.type == StateType.CANCELLED:
+                line.ask(Reason.CANCEL)
+            elif state.type == StateType.CANCELLING:
                 unheard = unheard or time.monotonic()
                 if time.monotonic() - unheard >= UNHEARD_SECONDS:
                     line.ask(Reason.CANCEL)
@@ -120,7 +152,8 @@ def _settle(flow_run: UUID, done: bool, logger: Logger) -> None:
     only = FlowRunFilter(id=FlowRunFilterId(any_=[flow_run]))
     deadline = time.monotonic() + SETTLE_SECONDS
     patience = SERVER_SECONDS if line.asked() is None else LEAVING_SECONDS
-    with get_client(sync_client=True) as client, contextlib.suppress(httpx.TransportError):
+    # Whatever the server has against it, what was made is made.
+    with get_client(sync_client=True) as client, contextlib.suppress(httpx.HTTPError):
         while True:
             tasks = await_server(lambda: client.read_task_runs(flow_run_filter=only), logger, patience)
             unended = [task for task in tasks if task.state is None or not task.state.is_final()]

@@ -71,19 +71,24 @@ def attempt(client, tmp_path, monkeypatch):
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_a_flow_ends_once_and_truly_whoever_stops_it(client, attempt) -> None:
-    """Four runs at once: called dead by mistake, then asked twice; guard killed; worker killed; a cancelling
-    that nobody brings."""
-    runs = {name: attempt(name, second="hang") for name in ("asked", "guard", "worker", "cancel")}
+    """Six runs at once: called dead by mistake, then asked twice; guard killed; worker killed; a cancelling
+    that nobody brings; suspended; retried, so that another process has it."""
+    names = ("asked", "guard", "worker", "cancel", "suspended", "taken")
+    runs = {name: attempt(name, second="hang") for name in names}
     for _, _, _, root in runs.values():
         wait_for("artifacts/plan.second-*/hanging", root, 240)
     flows = {name: guard.children()[0] for name, (_, guard, _, _) in runs.items()}
 
-    from prefect.states import Cancelling, Crashed
+    from prefect.states import Cancelling, Crashed, Suspended
+
+    from flows.orphans import LABEL
 
     runs["guard"][1].kill()
     runs["worker"][2].kill()
     client.set_flow_run_state(runs["cancel"][0], Cancelling())
     client.set_flow_run_state(runs["asked"][0], Crashed(message="no heartbeat"), force=True)
+    client.set_flow_run_state(runs["suspended"][0], Suspended(timeout_seconds=600), force=True)
+    client.update_flow_run_labels(runs["taken"][0], {LABEL: "elsewhere:1:1.00"})
 
     def state(name: str):
         return client.read_flow_run(runs[name][0]).state
@@ -94,10 +99,14 @@ def test_a_flow_ends_once_and_truly_whoever_stops_it(client, attempt) -> None:
     runs["asked"][1].terminate()
     wait_until(lambda: not any(map(lives, flows.values())), 120, "a flow outlived its end")
     ends = {"asked": "Cancelled", "guard": "Crashed", "worker": "Crashed", "cancel": "Cancelled"}
-    assert {name: state(name).name for name in runs} == ends
+    kept = {
+        "suspended": "Suspended",
+        "taken": "Running",
+    }  # to be resumed; the other process says what becomes of it
+    assert {name: state(name).name for name in runs} == ends | kept
     assert "worker is gone. Retry continues" in state("worker").message
     assert "process was killed" in state("guard").message
-    for name in runs:
+    for name in ends:
         tasks = task_states(client, client.read_flow_run(runs[name][0]))
         assert tasks["first: write the first"] == "Completed"
         assert tasks["plan.second: write the second"] == state(name).name, "the task ends as its run does"
