@@ -17,6 +17,7 @@ from typing import Any, ClassVar, cast
 from data_pipeline.curriculum.branched import BRANCH_FILE, ROLE
 from data_pipeline.curriculum.plan import PLAN_FILE
 from pretrain.checkpoint.folder import EXTRA, draft_of, replace_identity, step_folder, verify
+from pretrain.checkpoint.survey import whole
 from pretrain.config import BranchConfig, ModelConfig, TrainingConfig
 from pretrain.trained import trained_with
 from stemma.core.artifact import MANIFEST, STAGE_RECORD
@@ -57,24 +58,29 @@ class BranchStage(Stage):
         """
         config = cast(BranchConfig, self.config)
         source = work.path.parent / config.folder
+        gone = StemmaError(
+            f"step {config.step} of {config.stage} is no longer kept by run {config.run!r}; `stemma "
+            f"checkpoints list {config.run}` shows what is. Branch from another step, or at the stage's "
+            "beginning"
+        )
+        found = whole(source).get(config.step)  # it moves when the stage that it is of is finished
+        if found is None or found.state_sha256 != config.state_sha256:
+            raise gone
         try:
-            self._copy(config, source, work.path)
-        except FileNotFoundError as error:
-            raise StemmaError(
-                f"step {config.step} of {config.stage} is no longer kept by run {config.run!r} "
-                f"({error.filename} is gone); `stemma checkpoints list {config.run}` shows what is"
-            ) from error
+            self._copy(config, source, found.folder, work.path)
+        except FileNotFoundError as error:  # a training prunes what it has newer ones of
+            raise gone from error
         return {"steps": config.step, "state_sha256": config.state_sha256}
 
-    def _copy(self, config: BranchConfig, source: Path, own: Path) -> None:
+    def _copy(self, config: BranchConfig, source: Path, checkpoint: Path, own: Path) -> None:
         taken = own / TAKEN
         shutil.rmtree(taken, ignore_errors=True)
         copied = taken / CHECKPOINT
-        shutil.copytree(source / config.checkpoint, copied, copy_function=link)
+        link_tree(checkpoint, copied)
         verify(copied)
         record, state = read_json(source / STAGE_RECORD), read_json(copied / EXTRA)["extra"]
         if record["fingerprint"] != config.trained_by or state["step"] != config.step:
-            raise DamagedError(f"{source / config.checkpoint} is not step {config.step} of {config.folder}")
+            raise DamagedError(f"{checkpoint} is not step {config.step} of {config.folder}")
         for name, position in logs_of(state).items():
             cut(source / f"{name}.jsonl", taken / f"{name}.jsonl", position)
         told: dict[str, Any] = {
@@ -189,12 +195,23 @@ def take(source: Path, checkpoint: Path, path: Path, own: Path, expected: dict[s
     target = step_folder(own, state["step"])
     temporary = draft_of(target)
     shutil.rmtree(temporary, ignore_errors=True)
-    shutil.copytree(checkpoint, temporary, copy_function=link)
+    link_tree(checkpoint, temporary)
     replace_identity(temporary, expected)
     temporary.rename(target)
 
 
-def link(source: str, target: str) -> None:
+def link_tree(source: Path, target: Path) -> None:
+    """Copy a checkpoint. Unlike ``shutil.copytree``, it raises what went wrong, at the first file.
+
+    Raises:
+        FileNotFoundError: it was deleted meanwhile.
+    """
+    target.mkdir(parents=True)
+    for entry in sorted(source.iterdir()):
+        (link_tree if entry.is_dir() else link)(entry, target / entry.name)
+
+
+def link(source: Path, target: Path) -> None:
     """A checkpoint's files never change: a second name will do, where the file system has such."""
     try:
         os.link(source, target)

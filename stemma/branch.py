@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from pretrain.checkpoint.folder import EXTRA
-from pretrain.checkpoint.survey import Found, survey
+from pretrain.checkpoint.survey import Found, whole
 from pretrain.config import BranchConfig, ScheduleConfig
 from stemma.core.artifact import STAGE_RECORD, Artifact, Store
 from stemma.core.config import Config, digest, identity
@@ -25,7 +25,6 @@ from stemma.runs import open_run, open_work
 
 BRANCH_RECORD = "branch.json"
 TRAINED = (*TRAINING_STAGES, "sft", "rl")
-USABLE = ("checkpoint", "milestone", "last")
 
 
 @dataclass(frozen=True)
@@ -165,7 +164,7 @@ def _made_from(start: set[str], pipeline: Mapping[str, Node]) -> set[str]:
 
 
 def _point(store: Store, run: str, stage: str, step: int, folder: Path | None) -> dict[str, Any]:
-    kept = {found.step: found for found in survey(folder) if found.kind in USABLE} if folder else {}
+    kept = whole(folder) if folder else {}
     if step not in kept:
         steps = ", ".join(f"{found.step} ({found.kind})" for found in kept.values())
         place = f"training.{stage}" if stage in TRAINING_STAGES else f"{stage}.training"
@@ -189,7 +188,6 @@ def _point(store: Store, run: str, stage: str, step: int, folder: Path | None) -
         receipts_sha256=state["logs"]["receipts"]["sha256"],
         run=run,
         folder=folder.relative_to(store.artifacts).as_posix(),
-        checkpoint=found.folder.relative_to(folder).as_posix(),
     )
     return point.model_dump()
 

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pretrain.adopt import newest_checkpoint, trained_steps
-from pretrain.checkpoint.survey import survey
-from stemma.branch import TRAINED, USABLE, load_branch
+from pretrain.checkpoint.survey import JOB, whole
+from stemma.branch import TRAINED, load_branch
 from stemma.core.artifact import Artifact, Store
 from stemma.core.errors import DamagedError
 from stemma.core.files import read_json
@@ -133,8 +133,6 @@ def holder(path: Path) -> str:
 
 def total_steps(folder: Path) -> int:
     """Steps of a training stage, as it was told when it last began; 0 if it has not."""
-    from pretrain.checkpoint.survey import JOB
-
     path = folder / ".scratch" / JOB
     arguments: dict[str, Any] = read_json(path)["arguments"] if path.exists() else {}
     if "plan" in arguments:
@@ -151,11 +149,6 @@ def _asked(store: Store, asked: dict[str, Any]) -> str:
     words += [word for item in asked.get("overrides", []) for word in ("--set", item)]
     words += ["--root", str(store.root)] if store.root != Path("runs").absolute() else []
     return shlex.join(words)
-
-
-def steps_kept(folder: Path) -> list[int]:
-    """Steps of a training stage that others can branch at."""
-    return sorted({found.step for found in survey(folder) if found.kind in USABLE})
 
 
 def render(found: list[Standing], out: "Console") -> None:
@@ -196,14 +189,17 @@ def render_one(one: Standing, out: "Console") -> None:
     for title in ("stage", "state", "artifact", "checkpoints to branch at"):
         shown.add_column(title, no_wrap=title != "checkpoints to branch at")
     folders = {name: artifact.path for name, artifact in one.made.items()} | one.working
+    steps: dict[str, list[int]] = {}
     for name, folder in folders.items():
-        steps = ", ".join(map(str, steps_kept(folder))) if name in TRAINED else ""
-        shown.add_row(name, "made" if name in one.made else "begun", folder.name, steps)
+        steps[name] = sorted(whole(folder)) if name in TRAINED else []
+        shown.add_row(
+            name, "made" if name in one.made else "begun", folder.name, ", ".join(map(str, steps[name]))
+        )
     out.print(shown)
-    trained = [name for name in folders if name in TRAINED and steps_kept(folders[name])]
+    trained = [name for name in folders if steps[name]]
     out.print(f"\nTo go on:   {one.command}", markup=False, soft_wrap=True)
     if trained:
-        last = f"{trained[-1]}@{steps_kept(folders[trained[-1]])[-1]}"
+        last = f"{trained[-1]}@{steps[trained[-1]][-1]}"
         out.print(
             f"To branch:  {one.asked} --from-run {one.name} --start-from {last}",
             markup=False,

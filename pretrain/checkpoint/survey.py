@@ -1,7 +1,8 @@
 """What checkpoints a stage has, for people: listing, checking, making room."""
 
+import contextlib
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from stemma.core.errors import DamagedError
 from stemma.core.files import read_json, read_jsonl
 
 JOB = "job.json"  # of ``pretrain.launch``, in the scratch folder
+WHOLE = ("checkpoint", "milestone", "last")  # kinds that one can go on from
 
 
 @dataclass(frozen=True)
@@ -49,18 +51,33 @@ class Checked:
 
 
 def survey(stage: Path) -> list[Found]:
-    """Everything in a training stage's folder that is or was a checkpoint, oldest first, oddities last."""
-    working, (keep_every, _) = stage / SCRATCH / "checkpoint", kept_by_profile(stage)
-    found = [_found(folder, "milestone") for folder in list_checkpoints(stage / MILESTONES)]
-    for folder in list_checkpoints(working):
-        kind = "milestone" if is_milestone(step_of(folder), keep_every) else "checkpoint"
-        found.append(_found(folder, kind))
-    found.sort(key=lambda one: one.step)
-    if (stage / "checkpoint" / EXTRA).is_file():
-        found.append(_found(stage / "checkpoint", "last"))
-    for folder in leftovers(working):
-        found.append(_found(folder, "set aside" if folder.suffix == ".damaged" else "unfinished"))
+    """Everything in a training stage's folder that is or was a checkpoint, oldest first, oddities last.
+
+    What a stage in training deletes meanwhile is left out.
+    """
+    found = []
+    for folder, kind in _folders(stage):
+        with contextlib.suppress(FileNotFoundError):
+            found.append(_found(folder, kind))
     return found
+
+
+def _folders(stage: Path) -> Iterator[tuple[Path, str]]:
+    """Folders of checkpoints and their kinds, in the order of ``survey``."""
+    working, (keep_every, _) = stage / SCRATCH / "checkpoint", kept_by_profile(stage)
+    named = [(folder, "milestone") for folder in list_checkpoints(stage / MILESTONES)]
+    for folder in list_checkpoints(working):
+        named.append((folder, "milestone" if is_milestone(step_of(folder), keep_every) else "checkpoint"))
+    yield from sorted(named, key=lambda one: step_of(one[0]))
+    if (stage / "checkpoint" / EXTRA).is_file():
+        yield stage / "checkpoint", "last"
+    for folder in leftovers(working):
+        yield folder, "set aside" if folder.suffix == ".damaged" else "unfinished"
+
+
+def whole(stage: Path) -> dict[int, Found]:
+    """Checkpoints of a stage that one can go on from, by step."""
+    return {found.step: found for found in survey(stage) if found.kind in WHOLE}
 
 
 def examine(stage: Path) -> list[Checked]:
@@ -73,7 +90,7 @@ def examine(stage: Path) -> list[Checked]:
     chained = {} if broken else {line["step"]: line["state_sha256"] for line in read_jsonl(chain)}
     found = []
     for one in survey(stage):
-        if one.kind not in ("set aside", "unfinished"):
+        if one.kind in WHOLE:
             problem = _problem(verify, one.folder)
             if not problem and one.state_sha256 != chained.get(one.step, one.state_sha256):
                 problem = f"{one.folder} holds another state of step {one.step} than {chain} was written for"

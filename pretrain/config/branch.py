@@ -6,7 +6,7 @@ from stemma.core.config import Config, execution_field
 
 
 class BranchConfig(Config):
-    """Which checkpoint it is, and where it lies. Its content identifies the artifact, its place does not."""
+    """Which checkpoint it is, and of which run. Its content identifies the artifact, its place does not."""
 
     stage: str = Field(description="the stage it is of")
     step: int = Field(ge=1, description="optimizer steps done")
@@ -15,4 +15,3 @@ class BranchConfig(Config):
     receipts_sha256: str = Field(description="hash of the receipts of the steps done")
     run: str = execution_field("", description="the run it was taken from")
     folder: str = execution_field("", description="the stage's folder, below the store's artifacts")
-    checkpoint: str = execution_field("", description="the checkpoint's folder, below the stage's")

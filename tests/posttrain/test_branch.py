@@ -37,7 +37,6 @@ def branch_of(former: Artifact, store: Store) -> Artifact:
         receipts_sha256=read_json(former.path / where / EXTRA)["extra"]["logs"]["receipts"]["sha256"],
         run="former",
         folder=former.path.name,
-        checkpoint=where,
     )
     return execute(BranchStage(f"branch.{former.name}", point, {}), store)
 

@@ -13,7 +13,7 @@ from data_pipeline.curriculum.branched import branched_plan
 from data_pipeline.curriculum.build import PlanError
 from data_pipeline.curriculum.plan import Plan
 from data_pipeline.curriculum.stage import PlanStage
-from pretrain.branch import BranchStage, history
+from pretrain.branch import BranchStage, history, link
 from pretrain.checkpoint.chain import check
 from pretrain.checkpoint.folder import EXTRA, RECORD
 from pretrain.config import BranchConfig, ModelConfig, PretrainConfig, TrainingConfig
@@ -66,7 +66,6 @@ class Lab:
             "receipts_sha256": receipts["sha256"],
             "run": "former",
             "folder": former.path.name,
-            "checkpoint": where,
         }
         return BranchStage("branch.stem", BranchConfig.model_validate(fields | changes), {})
 
@@ -204,18 +203,32 @@ def test_what_a_checkpoint_cannot_go_on_with_is_refused_before_anything_starts(
         train(lab.store, other.stage(plan_config(8, BATCH), branch))
 
 
-def test_what_is_gone_or_altered_is_not_taken(lab: Lab) -> None:
+def test_what_is_gone_or_altered_is_not_taken(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
     former = train(lab.store, lab.stage(plan_config(12, BATCH)))
     with pytest.raises(StemmaError, match="step 9 of stem is no longer kept by run 'former'"):
-        execute(lab.point(former, 6, step=9, checkpoint="milestones/step-00000009"), lab.store)
-    with pytest.raises(DamagedError, match="is not step 5 of stem-"):
-        execute(lab.point(former, 6, step=5), lab.store)
+        execute(lab.point(former, 6, step=9), lab.store)
+    with pytest.raises(StemmaError, match="step 6 of stem is no longer kept by run 'former'"):
+        execute(lab.point(former, 6, state_sha256="0" * 64), lab.store)
+    with pytest.raises(DamagedError, match="is not step 6 of stem-"):
+        execute(lab.point(former, 6, trained_by="0" * 64), lab.store)
     receipts = former.path / "receipts.jsonl"
     whole = receipts.read_bytes()
     receipts.write_bytes(whole.replace(b'"step":2', b'"step":7'))
     with pytest.raises(DamagedError, match=r"receipts.jsonl: its first \d+ bytes are not those recorded"):
         execute(lab.point(former, 6), lab.store)
     receipts.write_bytes(whole)
+
+    def meanwhile(source: Path, target: Path) -> None:
+        """The run it is taken from deletes it, which begins with its name."""
+        milestone = former.path / "milestones" / "step-00000006"
+        milestone.rename(milestone.with_name(".step-00000006.old"))
+        link(source, target)
+
+    with monkeypatch.context() as patched:
+        patched.setattr("pretrain.branch.link", meanwhile)
+        with pytest.raises(StemmaError, match="step 6 of stem is no longer kept"):
+            execute(lab.point(former, 6), lab.store)
+    (former.path / "milestones" / ".step-00000006.old").rename(former.path / "milestones" / "step-00000006")
     branch = execute(lab.point(former, 6), lab.store)
     assert len(list(read_jsonl(branch.path / "taken" / "receipts.jsonl"))) == 6
 

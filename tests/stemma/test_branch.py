@@ -107,7 +107,7 @@ def test_a_step_adds_the_checkpoint_as_an_artifact_that_both_plan_and_stage_are_
     assert "branch" not in grown["general"].inputs
     last = part(made, "micro", f"stem@{STEPS}")
     assert last.point is not None
-    assert last.point["checkpoint"] == "checkpoint"
+    assert last.point["state_sha256"] == f"state-{STEPS}"
     sft = part(made, "micro", "sft@4")
     assert {node.name for node in sft.nodes(False) if "branch" in node.inputs} == {"sft"}
 
@@ -329,7 +329,7 @@ def test_runs_are_listed_with_where_they_stand_and_how_to_go_on(tmp_path: Path) 
     assert standing(store, "micro").text == "stopped in stem at step 5 (goes on from 4)"
     point = part(store, "micro", "stem@2").point  # of a stage that is not finished
     assert point is not None
-    assert (point["folder"], point["checkpoint"]) == (folder.name, ".scratch/checkpoint/step-00000002")
+    assert (point["folder"], point["state_sha256"]) == (folder.name, "state-2")
     one = runner.invoke(app, ["runs", "micro", "--root", str(tmp_path)]).output
     assert "2, 4" in one
     assert "--from-run micro --start-from stem@4" in one
