@@ -4,6 +4,7 @@ No secret is ever an argument (anybody on the machine can list those) and none r
 use for it: what only the server needs is taken out of everybody else's environment.
 """
 
+import contextlib
 import ipaddress
 import os
 import secrets
@@ -44,19 +45,27 @@ def credentials(home: Path, make: bool = False) -> str:
         make: write the file, with a password made up, if there is nothing yet.
 
     Raises:
-        ServerError: what is there is no ``user:password``, or the password is short.
+        ServerError: what is there cannot be read, is no ``user:password``, or the password is short.
     """
     file = home / AUTH_FILE
     given, where = os.environ.get(SERVER_AUTH, ""), SERVER_AUTH
-    if not given and file.exists():
-        given, where = file.read_text().strip(), str(file)
     if not given and make:
-        given = f"stemma:{secrets.token_urlsafe(18)}"
         home.mkdir(parents=True, exist_ok=True)
-        with open(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as out:
-            out.write(given + "\n")
+        with (
+            contextlib.suppress(FileExistsError),
+            open(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as out,
+        ):
+            out.write(f"stemma:{secrets.token_urlsafe(18)}\n")
+    if not given:
+        try:
+            given, where = file.read_text().strip(), str(file)
+        except FileNotFoundError:
+            return ""
+        except (OSError, UnicodeDecodeError) as error:
+            raise ServerError(f"the password in {file} cannot be read: {error}") from error
+    # A file that is empty is no leave to ask nobody: it may be what a full disk left of it.
     user, colon, password = given.partition(":")
-    if given and (not user or not colon or len(password) < SHORTEST_PASSWORD):
+    if not user or not colon or len(password) < SHORTEST_PASSWORD:
         raise ServerError(
             f"{where} has to be user:password, the password of {SHORTEST_PASSWORD} characters or more"
         )

@@ -5,6 +5,8 @@ from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from pathlib import Path
 from typing import Any
 
+from starlette.datastructures import MutableHeaders
+
 from flows.access import SERVER_AUTH, is_loopback
 from flows.environment import RUNS_VARIABLE
 from flows.gallery import Gallery
@@ -15,20 +17,27 @@ Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 
-class SameOrigin:
+class Closed:
     """Refuses what a browser sends on behalf of another web site, HTTP and WebSocket.
 
     A server on the loopback without a password is open to every page that its owner happens to look at: pages
     may send requests to 127.0.0.1 (and here, start runs), or let their own name point there. So a request has
     to be addressed to the loopback by name, and its ``Origin``, which browsers set and pages cannot, has to
     be the address it goes to. With a password none of this is possible: a foreign page does not know it.
+
+    No site may show our pages in a frame of its own either, where people could be led to press our buttons.
+
+    Args:
+        app: the application.
+        password: it asks for one by itself.
     """
 
-    def __init__(self, app: App) -> None:
-        self.app = app
+    def __init__(self, app: App, password: bool = False) -> None:
+        self.app, self.password = app, password
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] in ("http", "websocket") and not is_ours(scope["headers"]):
+        web = scope["type"] in ("http", "websocket")
+        if web and not self.password and not is_ours(scope["headers"]):
             if scope["type"] == "websocket":
                 await send({"type": "websocket.close", "code": 1008, "reason": "another origin"})
                 return
@@ -37,7 +46,18 @@ class SameOrigin:
             )
             await send({"type": "http.response.body", "body": b"refused: sent by another web site\n"})
             return
-        await self.app(scope, receive, send)
+        await self.app(scope, receive, unframed(send))
+
+
+def unframed(send: Send) -> Send:
+    """``send`` that has browsers show the answer in no frame."""
+
+    async def with_header(message: MutableMapping[str, Any]) -> None:
+        if message["type"] == "http.response.start":
+            MutableHeaders(scope=message)["X-Frame-Options"] = "DENY"
+        await send(message)
+
+    return with_header
 
 
 def is_ours(headers: Iterable[tuple[bytes, bytes]]) -> bool:
@@ -62,4 +82,4 @@ def create() -> App:
     credentials = os.environ.get(SERVER_AUTH)
     if root := os.environ.get(RUNS_VARIABLE):
         app = Gallery(app, Path(root), credentials)
-    return app if credentials else SameOrigin(app)
+    return Closed(app, password=bool(credentials))

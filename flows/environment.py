@@ -6,6 +6,7 @@ from pathlib import Path
 from flows.access import remember
 
 RUNS_VARIABLE = "STEMMA_RUNS"  # the folder of runs, for the server: it shows their reports
+LOOPBACK = "127.0.0.1,localhost,::1"
 HOME_FOLDER = "prefect"  # below the folder of runs: the demo's history is what the UI shows
 PROJECT = Path(__file__).resolve().parent.parent
 
@@ -36,6 +37,11 @@ def prepare(root: Path) -> Path:
             os.environ[name] = value
         else:
             os.environ.setdefault(name, value)
+    # A proxy has no server on its loopback that is ours, and no business with our password.
+    direct = os.environ.get("no_proxy") or os.environ.get("NO_PROXY") or LOOPBACK
+    if LOOPBACK not in direct:
+        direct = f"{direct},{LOOPBACK}"
+    os.environ["no_proxy"] = os.environ["NO_PROXY"] = direct
     os.environ[RUNS_VARIABLE] = str(root.absolute())
     home = Path(os.environ["PREFECT_HOME"])
     home.mkdir(parents=True, exist_ok=True)

@@ -48,5 +48,5 @@ def find(root: Path, wanted: str) -> Path | None:
         # A link could lead anywhere: what is shown lies in the run's own folder of reports.
         inside = real.is_relative_to(root.resolve() / parts[0] / REPORTS) and not folder.is_symlink()
         return path if inside and real.is_file() and path.suffix in KINDS else None
-    except OSError:
+    except (OSError, RuntimeError):  # the latter: links in a circle
         return None

@@ -26,7 +26,7 @@ COOKIE = "stemma_files_"  # and some of the server's own: browsers do not tell p
 # A report is made of other people's text. Its page escapes it and forbids itself the network; this makes it a
 # stranger to the server besides, so that not even a script in it could act as the person who looks.
 HEADERS = {
-    "Content-Security-Policy": f"{POLICY}; img-src 'self' data:; sandbox allow-scripts allow-popups",
+    "Content-Security-Policy": f"{POLICY}; sandbox allow-scripts allow-popups",
     "X-Content-Type-Options": "nosniff",
     "Cross-Origin-Resource-Policy": "same-origin",
     "Referrer-Policy": "no-referrer",

@@ -5,6 +5,7 @@ nobody and end in tracebacks) and that outlives us when we are killed.
 """
 
 import contextlib
+import errno
 import json
 import os
 import socket
@@ -70,16 +71,28 @@ def stop_child(child: "subprocess.Popen[bytes]", seconds: float = STOP_SECONDS) 
         child.wait()
 
 
-def is_free(port: int, host: str = HOST) -> bool:
-    """Whether this process could listen on a port of an address of this machine."""
+def check_address(host: str, port: int) -> None:
+    """See whether this process could listen on a port (0: any) of an address.
+
+    Raises:
+        ServerError: it could not; says why.
+    """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with contextlib.closing(socket.socket(family)) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((host, port))
-        except OSError:
-            return False
-        return True
+        except OSError as error:
+            if error.errno == errno.EADDRINUSE:
+                what = (
+                    f"port {port} of {host} is taken. Stop what listens there, or choose another with --port"
+                )
+            else:
+                what = (
+                    f"nothing can listen on port {port} of {host}: {error.strerror}. --host has to be an "
+                    "address of this machine"
+                )
+            raise ServerError(what) from error
 
 
 def free_port() -> int:
@@ -164,14 +177,12 @@ def server(home: Path, port: int = 0, ui: bool = False, host: str = HOST, databa
         database: of PostgreSQL, without a password; by default what the environment says, else SQLite.
 
     Raises:
-        ServerError: the port is taken, or other machines could come in without a password.
+        ServerError: the port is taken, the address is not this machine's, or other machines could come in
+            without a password.
     """
     given = credentials(home)
     check_host(host, given)
-    if port and not is_free(port, host):
-        raise ServerError(
-            f"port {port} of {host} is taken. Stop what listens there, or choose another with --port."
-        )
+    check_address(host, port)
     port = port or free_port()
     url = f"http://{local_address(host)}:{port}/api"
     arguments = ["--factory", "flows.app:create", "--lifespan", "on", "--host", host, "--port", str(port)]

@@ -4,6 +4,7 @@ import asyncio
 import base64
 import json
 import logging
+import os
 import threading
 import time
 from pathlib import Path
@@ -40,6 +41,8 @@ def root(tmp_path: Path) -> Path:
     (tmp_path / "nano" / "reports" / "stages" / "a-0-loss.svg").write_text("<svg/>")
     (tmp_path / "nano" / "reports" / "out.html").symlink_to(tmp_path / "secret.html")
     (tmp_path / "nano" / "reports" / "up").symlink_to(tmp_path)
+    (tmp_path / "nano" / "reports" / "round.html").symlink_to("round.html")
+    os.mkfifo(tmp_path / "nano" / "reports" / "pipe.html")
     (tmp_path / "secret.html").write_text("secret")
     (tmp_path / "prefect" / "reports").mkdir(parents=True)
     (tmp_path / "prefect" / "reports" / "x.json").write_text("{}")
@@ -63,6 +66,8 @@ def root(tmp_path: Path) -> Path:
         "../nano/reports/mix.html",
         "nano/reports/out.html",
         "nano/reports/up/secret.html",
+        "nano/reports/round.html",
+        "nano/reports/pipe.html",
         "linked/reports/mix.html",
         "prefect/reports/x.json",
         "/etc/passwd",

@@ -24,6 +24,7 @@ from flows.access import (
     remember,
 )
 from flows.app import is_ours
+from flows.environment import RUNS_VARIABLE, prepare
 from flows.server import serving, start_child
 
 SECRET = "keeper:correct-horse"
@@ -47,6 +48,26 @@ def test_a_refused_address_starts_nothing(home, tmp_path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("host", ["192.0.2.1", "nowhere.invalid"])
+def test_an_address_of_another_machine_is_not_called_taken(home, tmp_path, monkeypatch, host) -> None:
+    monkeypatch.setenv(SERVER_AUTH, SECRET)
+    with pytest.raises(ServerError, match=r"an address of this machine"), serving(tmp_path, 4299, host=host):
+        pass
+
+
+def test_no_proxy_hears_what_is_said_on_this_machine(home, tmp_path, monkeypatch) -> None:
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
+    for name in ("no_proxy", "NO_PROXY", RUNS_VARIABLE, "PYTHONPATH"):
+        monkeypatch.setenv(name, "")  # and put back afterwards
+    prepare(tmp_path)
+    for host in ("127.0.0.1:4200", "localhost:4200"):
+        assert urllib.request.proxy_bypass(host), host
+    monkeypatch.setenv("no_proxy", "db.example.org")
+    for _ in range(2):
+        prepare(tmp_path)
+    assert os.environ["NO_PROXY"] == "db.example.org,127.0.0.1,localhost,::1"
+
+
 def test_passwords_are_made_up_once_and_only_their_owner_reads_them(tmp_path, monkeypatch) -> None:
     monkeypatch.delenv(SERVER_AUTH, raising=False)
     monkeypatch.delenv(CLIENT_AUTH, raising=False)
@@ -66,6 +87,12 @@ def test_passwords_are_made_up_once_and_only_their_owner_reads_them(tmp_path, mo
         with pytest.raises(ServerError, match="user:password") as refused:
             credentials(tmp_path)
         assert bad not in str(refused.value)
+    monkeypatch.delenv(SERVER_AUTH)
+    for left in (b"", b"\xff\xff"):  # a full disk, another program
+        (tmp_path / AUTH_FILE).write_bytes(left)
+        for make in (False, True):
+            with pytest.raises(ServerError, match=str(tmp_path / AUTH_FILE)):
+                credentials(tmp_path, make)
 
 
 def test_a_database_is_named_without_its_password() -> None:
@@ -134,7 +161,8 @@ def ask(url: str, headers: dict[str, str], data: bytes | None = None) -> tuple[i
 
 def test_a_page_of_elsewhere_cannot_use_the_server(server) -> None:
     count = f"{server}/flow_runs/count"
-    assert ask(count, {}, b"{}")[0] == 200
+    status, answered = ask(count, {}, b"{}")
+    assert (status, answered["x-frame-options"]) == (200, "DENY")
     for headers in ({"Origin": "https://example.org"}, {"Host": "example.org"}):
         status, answered = ask(count, headers, b"{}")
         assert status == 403
