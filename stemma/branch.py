@@ -48,7 +48,7 @@ class Branch:
     @property
     def start(self) -> str:
         """As people give it: ``stem`` or ``stem@120``."""
-        return self.stage if self.step is None else f"{self.stage}@{self.step}"
+        return start_of(self.stage, self.step)
 
     def nodes(self, imported: bool) -> list[Node]:
         """The pipeline of the branch: with a node for the checkpoint, where there is one.
@@ -115,6 +115,11 @@ def parse_start(text: str) -> tuple[str, int | None]:
             f"Give {stage!r} to make it anew"
         )
     return stage, int(step) if at else None
+
+
+def start_of(stage: str, step: int | None) -> str:
+    """What people give for a stage and a step: the reverse of ``parse_start``."""
+    return stage if step is None else f"{stage}@{step}"
 
 
 def part(store: Store, from_run: str, start: str) -> Branch:
@@ -227,8 +232,14 @@ def joined_on(profile: Profile, taken: Mapping[str, Artifact]) -> Profile:
         elif (
             before and schedule.peak == before[0].final_lr != before[1].final_lr and not schedule.warmup_steps
         ):
-            actual = schedule.model_copy(update={"peak_lr": before[1].final_lr})
-            changed[stage] = actual
+            rate = before[1].final_lr
+            if schedule.end_lr > rate:
+                raise StemmaError(
+                    f"{stage} goes on from the learning rate that the stage before it, as it was taken, "
+                    f"ended with: {rate}. Its schedule.end_lr is {schedule.end_lr}, above that. Lower it, or "
+                    "give it a schedule.peak_lr of its own with schedule.jump=true"
+                )
+            changed[stage] = actual = schedule.model_copy(update={"peak_lr": rate})
         before = schedule, actual
     return _with_schedules(profile, changed) if changed else profile
 

@@ -18,10 +18,9 @@ from data_pipeline.config import PhaseConfig, PlanConfig, PlanEdit
 from stemma.branch import load_branch
 from stemma.core.artifact import Artifact, Store
 from stemma.core.config import Config
-from stemma.core.errors import LockedError, ProfileError, StemmaError
+from stemma.core.errors import ProfileError, StemmaError
 from stemma.core.files import write_atomic
-from stemma.core.progress import Progress
-from stemma.core.stage import Execution, execute, lock, lock_path
+from stemma.core.stage import Execution, execute, holder, lock_path
 from stemma.profile import TRAINING_STAGES, Profile, explain, load_yaml
 
 if TYPE_CHECKING:
@@ -207,7 +206,7 @@ def propose(store: Store, run: str, stage: str, edit: PlanEdit) -> Proposal:
         resume=resume,
         sealed=stage in artifacts,
         later=[name for name in artifacts if _comes_from(artifacts, name, stage)],
-        running=folder is not None and _is_locked(folder),
+        running=folder is not None and bool(holder(lock_path(folder))),
         schedule_ends=ends,
     )
 
@@ -284,15 +283,3 @@ def _comes_from(artifacts: Mapping[str, Artifact], name: str, ancestor: str) -> 
         given == ancestor or (given in artifacts and _comes_from(artifacts, given, ancestor))
         for given in inputs
     )
-
-
-def _is_locked(folder: Path) -> bool:
-    """Whether a process is making what is in a folder at this moment."""
-    path = lock_path(folder)
-    if not path.exists():
-        return False
-    try:
-        with lock(path, 0.0, Progress(folder.name)):
-            return False
-    except LockedError:
-        return True

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from stemma.branch import default_name, joined_on, load_branch, part, save_branch
+from stemma.branch import default_name, joined_on, load_branch, parse_start, part, save_branch, start_of
 from stemma.core.artifact import Artifact, Store, verify_artifact
 from stemma.core.config import differences, identity
 from stemma.core.errors import StemmaError
@@ -96,7 +96,7 @@ class Run:
         timeout = self.given.execution.lock_timeout
         with lock(run_lock(self.store, self.name), timeout, Progress(self.name, listeners)):
             self._read()  # it may have waited for another to write there
-            self.record |= {"asked": self.asked}
+            self.record |= {"profile": self.given.name, "asked": self.asked}
             write_json(self.folder / RUN_RECORD, self.record)
             yield
 
@@ -108,7 +108,8 @@ class Run:
             group: only the nodes of this stage group (``stemma.groups``) and what they are made from.
 
         Raises:
-            StemmaError: no such node or group, or the node is no part of the group.
+            StemmaError: no such node or group, or the node is no part of the group; or the run is a branch,
+                and what is asked for is taken from the run it parted from.
         """
         names = list(self.nodes)
         if stop_after and stop_after not in names:
@@ -118,6 +119,12 @@ class Run:
             names = [name for name in names if name in wanted]
         if stop_after and stop_after not in names:
             raise StemmaError(f"{group} does not need {stop_after!r}; it makes: {', '.join(names)}")
+        asked = [stop_after] if stop_after else members(group, names) if group else []
+        if self.branch and asked and all(name in self.taken for name in asked):
+            raise StemmaError(
+                f"{', '.join(asked)} would not be made, but taken from run {self.branch.from_run!r} as "
+                f"it is: run {self.name!r} parts from it at {self.branch.start}. Stop there or later"
+            )
         return names[: names.index(stop_after) + 1] if stop_after else names
 
     def stage(self, name: str) -> Stage:
@@ -236,18 +243,19 @@ def begin(
     loaded, store = load_profile(profile, overrides), Store(root)
     path = str(profile_path(profile).absolute()) if profile.endswith((".yaml", ".yml")) else profile
     asked = {"profile": path, "overrides": overrides}
-    called = name or loaded.name
-    if called in RESERVED or not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", called):
-        raise StemmaError(
-            f"{called!r} cannot be the name of a run: letters, digits, '.', '_' and '-', beginning with a "
-            f"letter or digit, and none of {', '.join(RESERVED)}"
-        )
+    for called in (name or loaded.name, from_run or loaded.name):
+        if called in RESERVED or not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", called):
+            raise StemmaError(
+                f"{called!r} cannot be the name of a run: letters, digits, '.', '_' and '-', beginning with "
+                f"a letter or digit, and none of {', '.join(RESERVED)}"
+            )
     if not start_from:
         if from_run:
             raise StemmaError(
                 "from_run says which run to branch from; say where with start_from (stem, stem@120)"
             )
         return Run(loaded, store, name, asked=asked)
+    start_from = start_of(*parse_start(start_from.strip()))  # however it was written
     from_run = from_run or loaded.name
     name = name or default_name(from_run, start_from, loaded)
     _part_off(store, name, from_run, start_from)

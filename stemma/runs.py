@@ -77,7 +77,8 @@ def load_record(path: Path) -> dict[str, Any]:
     """
     try:
         record = read_json(path)
-        if not (isinstance(record, dict) and isinstance(record.get("nodes"), dict)):
+        kinds = {"profile": str, "nodes": dict}
+        if not (isinstance(record, dict) and all(isinstance(record.get(key), kinds[key]) for key in kinds)):
             raise DamagedError(f"{path} is no record of a run. It was left as it is.")
     except DamagedError as error:
         raise DamagedError(

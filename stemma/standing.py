@@ -1,6 +1,5 @@
 """Where runs stand: what each has made, what it does now, how to go on, and where to branch."""
 
-import fcntl
 import shlex
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +11,7 @@ from stemma.branch import TRAINED, load_branch
 from stemma.core.artifact import Artifact, Store
 from stemma.core.errors import DamagedError
 from stemma.core.files import read_json
-from stemma.core.stage import lock_path
+from stemma.core.stage import holder, lock_path
 from stemma.nodes import nodes
 from stemma.runs import RUN_RECORD, open_run, open_work, read_record, run_lock
 
@@ -116,19 +115,6 @@ def standing(store: Store, name: str) -> Standing:
         asked=_asked(store, asked),
         named=name != record["profile"],
     )
-
-
-def holder(path: Path) -> str:
-    """Id of the process that holds a lock; "" if nobody does."""
-    try:
-        with open(path) as handle:
-            try:
-                fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            except BlockingIOError:
-                return handle.read().strip() or "unknown"
-    except FileNotFoundError:
-        pass
-    return ""
 
 
 def total_steps(folder: Path) -> int:

@@ -47,7 +47,7 @@ def branched_plan(asked: PlanConfig, config: PlanConfig, branch: Artifact) -> Pl
         if plan.total_steps == step:
             raise PlanError(
                 f"nothing is left to train: step {step} has read {_tokens(former, step):,} tokens, and "
-                " the curriculum asks for no more. Give it more tokens, or branch from an earlier step"
+                "the curriculum asks for no more. Give it more tokens, or branch from an earlier step"
             )
     if passed := [edit.at_step for edit in later if edit.at_step < step]:
         raise PlanError(

@@ -186,6 +186,19 @@ def lock_path(folder: Path) -> Path:
     return folder.parent / ".locks" / f"{folder.name}.lock"
 
 
+def holder(path: Path) -> str:
+    """Id of the process that holds a lock; "" if nobody does."""
+    try:
+        with open(path) as handle:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return handle.read().strip() or "unknown"
+    except FileNotFoundError:
+        pass
+    return ""
+
+
 def execute(
     stage: Stage,
     store: Store,

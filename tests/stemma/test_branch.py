@@ -155,6 +155,8 @@ def test_asking_again_means_the_same_run_and_another_profile_another(made: Store
     assert first.name.startswith("micro-sft-")
     assert first.branch == load_branch(first.folder) == again.branch
     assert default_name("micro", "stem@4", first.profile).startswith("micro-stem-4-")
+    assert begin(MICRO, root=made.root, start_from=" stem@04").name.startswith("micro-stem-4-")
+    assert begin(MICRO, root=made.root, start_from=" stem@04").branch == part(made, "micro", "stem@4")
     # without start_from, the name alone goes on with it
     assert begin(MICRO, root=made.root, name=first.name).branch == first.branch
 
@@ -182,6 +184,7 @@ def test_what_was_taken_stays_though_the_other_run_goes_on(tmp_path: Path) -> No
             "run 'kept' was branched from sft of run 'micro'; give another",
         ),
         ({"from_run": "micro"}, "say where with start_from"),
+        ({"from_run": "../micro", "start_from": "sft"}, "cannot be the name of a run"),
         ({"name": "../out"}, "cannot be the name of a run"),
         ({"name": "artifacts"}, "cannot be the name of a run"),
     ],
@@ -190,6 +193,26 @@ def test_a_name_that_cannot_be_is_refused(made: Store, given: dict[str, str], sa
     begin(MICRO, root=made.root, name="kept", start_from="sft")
     with pytest.raises(StemmaError, match=said):
         begin(MICRO, root=made.root, **given)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("start", "asked", "said"),
+    [
+        ("stem", ("commonsense", ""), "commonsense would not be made, but taken from run 'micro'"),
+        (
+            "stem@4",
+            ("", "tokenizer"),
+            "tokenizer would not be made, .* parts from it at stem@4. Stop there or later",
+        ),
+    ],
+)
+def test_a_branch_that_ends_before_it_parts_is_refused(
+    made: Store, start: str, asked: tuple[str, str], said: str
+) -> None:
+    run = begin(MICRO, root=made.root, start_from=start)
+    with pytest.raises(StemmaError, match=said):
+        run.order(*asked)
+    assert "plan.stem" in run.order(group="data")  # of what is made again
 
 
 def test_what_is_taken_is_verified_recorded_and_told_where_the_profile_has_it_otherwise(made: Store) -> None:
@@ -230,6 +253,9 @@ def test_rates_go_on_from_the_stage_taken_not_from_the_profiles() -> None:
     assert joined.training.agentic == profile.training.agentic  # general ends where the profile says
     assert joined.sft == profile.sft
     assert joined_on(profile, {}) == profile
+    config["training"]["schedule"]["peak_lr"] = 1e-3  # general falls to 2e-3
+    with pytest.raises(StemmaError, match=r"ended with: 0\.001\. Its schedule\.end_lr is 0\.002, above that"):
+        joined_on(profile, taken)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -339,6 +365,12 @@ def test_runs_are_listed_with_where_they_stand_and_how_to_go_on(tmp_path: Path) 
             handle.flush()
             fcntl.flock(handle, fcntl.LOCK_EX)
         assert standing(store, "micro").text == "running (process 77): stem at step 5"
+    with begin(MICRO, root=tmp_path, name="mine").held():  # another time under a profile of that name
+        pass
+    assert standing(store, "mine").named
+    write_json(store.root / "odd" / "run.json", {"nodes": {}})
+    listed = runner.invoke(app, ["runs", "--root", str(tmp_path)]).output
+    assert "is no record of a run" in " ".join(listed.split())
     (store.root / "mine" / "run.json").write_text('{"nodes": ')
     listed = runner.invoke(app, ["runs", "--root", str(tmp_path)]).output
     assert "stem at step 5" in listed
