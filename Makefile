@@ -29,9 +29,10 @@ check: $(STAMP)
 unit: $(STAMP)
 	$(BIN)/python -m pytest -m "not gpu and not fault" -n $(WORKERS) --dist loadfile
 
-# Real processes, really killed, over the whole chain (docs/faults.md): about twenty minutes.
+# Real processes, really killed, over the whole chain (docs/faults.md); a Slurm and a PostgreSQL of our own: what
+# `make test` leaves out. About twenty minutes.
 faults: $(STAMP)
-	$(BIN)/python -m pytest tests/faults -n $(WORKERS) --dist load
+	$(BIN)/python -m pytest -m "fault and not gpu" -n $(WORKERS) --dist load
 
 # For the first machine with an NVIDIA GPU: what no CPU can prove (tests/gpu). Losses against those of the CPU, every
 # precision, attention and Triton kernels against float64, checkpoints between devices, exact resume, exports, memory

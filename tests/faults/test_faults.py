@@ -1,6 +1,6 @@
 """Everything in the registry of faults: disturb, mend, run again, and end like a run that nobody disturbed.
 
-``make faults`` runs them all; those marked quick are a part of ``make test``.
+``make test`` runs those marked quick, ``make faults`` all others.
 """
 
 import contextlib

@@ -194,7 +194,7 @@ def wait_until(condition: Callable[[], bool], what: Callable[[], str], seconds: 
         time.sleep(0.3)
 
 
-@pytest.mark.slow
+@pytest.mark.fault
 @pytest.mark.timeout(600)
 @pytest.mark.skipif(bool(why_not()), reason=why_not())
 def test_flow_runs_are_jobs_of_slurm(home, tmp_path, monkeypatch, pools) -> None:

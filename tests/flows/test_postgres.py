@@ -86,7 +86,7 @@ def postgres(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Postgr
         shutil.rmtree(folder)
 
 
-@pytest.mark.slow
+@pytest.mark.fault
 @pytest.mark.timeout(600)
 def test_eight_runs_at_once_on_postgresql(home, tmp_path, postgres, monkeypatch) -> None:
     monkeypatch.delenv(DATABASE, raising=False)

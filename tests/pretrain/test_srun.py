@@ -53,7 +53,7 @@ def test_srun_finds_its_own_meeting_point() -> None:
     assert any("rendezvous" in problem for problem in run_problems(by_hand, model, {}))
 
 
-@pytest.mark.slow
+@pytest.mark.fault
 @pytest.mark.timeout(900)
 @pytest.mark.skipif(bool(why_not()), reason=why_not())
 def test_two_nodes_train_as_one_process_does(micro: Micro, tmp_path: Path, monkeypatch) -> None:
