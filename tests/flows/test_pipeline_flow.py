@@ -220,13 +220,14 @@ def servers(root: Path) -> list[int]:
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_without_a_server_killed_stopped_and_finished(home, tmp_path) -> None:
+def test_without_a_server_killed_stopped_and_finished(migrated, tmp_path) -> None:
     """As a user meets it: no server, a silent stderr, nothing left behind, a history that tells the truth."""
+    migrated(tmp_path)
     killed = start(tmp_path, "hang")
     wait_for("artifacts/plan.second-*/hanging", tmp_path)
     os.killpg(killed.pid, signal.SIGKILL)
     killed.communicate()
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while servers(tmp_path) and time.monotonic() < deadline:
         time.sleep(0.1)
     assert servers(tmp_path) == [], "the server must not outlive a killed run"

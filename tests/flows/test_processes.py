@@ -276,7 +276,7 @@ class Ui:
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_a_training_outlives_worker_and_server_and_saves_when_the_ui_ends(home, tmp_path, micro) -> None:
+def test_a_training_outlives_worker_and_server_and_saves_when_the_ui_ends(migrated, tmp_path, micro) -> None:
     """Worker killed: saved, Crashed, no orphan; Retry: goes on; server killed: trains on; Ctrl-C: saved."""
     from micro_flow import micro as flow
     from prefect.client.orchestration import get_client
@@ -288,6 +288,7 @@ def test_a_training_outlives_worker_and_server_and_saves_when_the_ui_ends(home, 
     from flows.guard import COMMAND
 
     root, port = micro.copy(tmp_path / "runs", before="plan.commonsense"), free_port()
+    migrated(root)
     ui = Ui(root, port)
     try:
         url = f"http://127.0.0.1:{port}/api"
