@@ -40,7 +40,8 @@ class Board:
         self.made: dict[str, UUID] = {}
         self._waiting: dict[str, Callable[[], None]] = {}
         self._changed = threading.Condition()
-        self._closed = self._busy = self._complained = False
+        self._closed = self._complained = False
+        self._sending = ""
         # Threads know nothing of the run that they work for, unless they are told.
         context = contextvars.copy_context()
         self._thread = threading.Thread(target=context.run, args=(self._send,), name="board", daemon=True)
@@ -79,8 +80,8 @@ class Board:
         with self._changed:
             if self._closed:
                 return
-            self._changed.wait_for(lambda: not self._waiting and not self._busy, seconds)
-            if left := list(self._waiting):
+            self._changed.wait_for(lambda: not self._waiting and not self._sending, seconds)
+            if left := [*filter(None, [self._sending]), *self._waiting]:
                 self.logger.warning("the Prefect server did not take: %s", ", ".join(left))
             self._closed = True
             self._changed.notify_all()
@@ -101,14 +102,14 @@ class Board:
     def _send(self) -> None:
         while True:
             with self._changed:
-                self._busy = False
+                self._sending = ""
                 self._changed.notify_all()
                 self._changed.wait_for(lambda: self._waiting or self._closed)
                 if self._closed:
                     return
                 key = next(iter(self._waiting))
                 send = self._waiting.pop(key)
-                self._busy = True
+                self._sending = key
             try:
                 send()
             except (

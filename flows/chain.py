@@ -18,6 +18,7 @@ from flows.retries import DELAYS, JITTER, RETRIES, worth_retrying
 from flows.tables import mix_table
 from flows.watch import stopped
 from stemma.core.errors import Preempted
+from stemma.core.printable import printable
 from stemma.pipeline import Run
 
 
@@ -93,5 +94,7 @@ def ending(error: BaseException) -> str:
     """How a stage ended that was not made, in a few words."""
     if isinstance(error, Preempted | TerminationSignal | KeyboardInterrupt):
         return "was stopped; Retry, or a new run with the same parameters, goes on with it"
-    said = next(iter(str(error).splitlines()), "")
-    return f"failed: {type(error).__name__}: {said[:200]}".replace("|", "\\|")
+    said = next(iter(str(error).splitlines()), "")[:200]
+    # As code: it may quote what somebody else wrote, and the page is Markdown, which can fetch pictures.
+    shown = printable(said).replace("`", "'").replace("|", "\\|")
+    return f"failed: {type(error).__name__}" + (f": `{shown}`" if shown else "")

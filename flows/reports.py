@@ -222,14 +222,15 @@ class StageReport:
         return f"Checkpoints kept so far: {', '.join(f'step {step:,}' for step in steps)}" if steps else ""
 
     def _checkpoints(self, figures: StageFigures) -> str:
-        kept = {folder.name for folder in (self.folder / "milestones").glob("step-*")}
+        from pretrain.checkpoint import list_checkpoints, step_of
+        from pretrain.checkpoint.retention import MILESTONES
+
+        kept = {step_of(folder): folder.name for folder in list_checkpoints(self.folder / MILESTONES)}
         last = figures.checkpoints[-1:]
         rows = []
         for line in figures.checkpoints[-CHECKPOINTS:]:
-            place = "`checkpoint/`" if line in last else ""
-            place = place or next(
-                (f"`milestones/{name}`" for name in kept if name.endswith(str(line["step"]))), ""
-            )
+            place = f"`{MILESTONES}/{kept[line['step']]}`" if line["step"] in kept else ""
+            place = "`checkpoint/`" if line in last else place
             rows.append(f"| {line['step']:,} | `{line['state_sha256'][:16]}` | {place} |")
         if not rows:
             return ""

@@ -83,25 +83,33 @@ def end_steps(name: str) -> None:
     """Kill this job's steps of a name and wait until they are gone.
 
     Raises:
-        StemmaError: one does not end.
+        StemmaError: one does not end, or Slurm does not say whether there is one: two attempts would write
+            into one folder.
     """
     deadline = time.monotonic() + END_SECONDS
-    while left := steps(name):
+    while True:
+        left, trouble = steps(name)
+        if not left and not trouble:
+            return
         for step in left:
             subprocess.run(["scancel", "--signal=KILL", step], capture_output=True, check=False)
         if time.monotonic() > deadline:
             raise StemmaError(
                 f"step {', '.join(left)} of an earlier attempt was killed and does not end; `scancel` it, or "
                 "let the job end, then run the same command again"
+                if left
+                else f"squeue does not say whether an earlier attempt still runs: {trouble}"
             )
         time.sleep(LOOK_SECONDS)
 
 
-def steps(name: str) -> list[str]:
-    """This job's running steps of a name, as Slurm numbers them."""
+def steps(name: str) -> tuple[list[str], str]:
+    """This job's running steps of a name, as Slurm numbers them; and why it does not say, if so."""
     query = ["squeue", "--steps", "--noheader", "--format=%i %j", "--jobs", os.environ[JOB]]
     done = subprocess.run(query, capture_output=True, text=True, check=False)
-    return [line.split()[0] for line in done.stdout.splitlines() if line.split()[1:] == [name]]
+    if done.returncode:
+        return [], done.stderr.strip() or f"it ended with code {done.returncode}"
+    return [line.split()[0] for line in done.stdout.splitlines() if line.split()[1:] == [name]], ""
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ import logging
 import os
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from xml.dom import minidom
@@ -15,6 +16,7 @@ import httpx
 import pytest
 
 from flows.board import Board
+from flows.chain import ending
 from flows.events import Pace, TaskListener
 from flows.files import address, find
 from flows.gallery import Gallery
@@ -237,6 +239,21 @@ def test_a_stage_s_report_says_what_it_is_and_shows_its_mix(walk) -> None:
     assert "| bits_per_byte.web | 2.2 → 1.9 |" in text
 
 
+def test_a_checkpoint_is_said_to_be_kept_where_it_is(walk) -> None:
+    folder = walk.artifacts["third"].path
+    (folder / "milestones" / "step-00000120").mkdir(parents=True)
+    lines = [{"step": step, "state_sha256": f"{step:064x}"} for step in (20, 120, 140)]
+    text = StageReport(walk, "third", LOGGER)._checkpoints(replace(figures("third"), checkpoints=lines))
+    places = [row.split("|")[3].strip() for row in text.splitlines()[4:]]
+    assert places == ["", "`milestones/step-00000120`", "`checkpoint/`"]
+
+
+def test_what_others_wrote_is_no_markdown_where_a_stage_failed() -> None:
+    said = ending(RuntimeError("answered `![x](http://127.0.0.1/x.png)` | <b>"))
+    assert said == "failed: RuntimeError: `answered '![x](http://127.0.0.1/x.png)' \\| <b>`"
+    assert ending(RuntimeError()) == "failed: RuntimeError"
+
+
 def test_a_report_is_kept_by_artifact_and_read_again(walk) -> None:
     report = StageReport(walk, "third", LOGGER)
     text = report.sealed()
@@ -323,7 +340,7 @@ def test_a_board_gives_up_on_a_server_that_is_gone(caplog) -> None:
     board._post("mix-stem", lambda: None)
     board.close(0.2)
     free.set()
-    assert "did not take: mix-stem" in caplog.text
+    assert "did not take: stage-stem, mix-stem" in caplog.text
 
 
 def test_a_stage_that_trains_is_reported_on_now_and_then(monkeypatch) -> None:

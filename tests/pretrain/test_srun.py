@@ -1,6 +1,7 @@
 """Training over the nodes of a Slurm job; on a real Slurm of two nodes on this machine."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -8,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from pretrain.launch import command
-from pretrain.srun import steps
+from pretrain.srun import end_steps, steps
 from pretrain.topology import run_problems
 from stemma.core.errors import StemmaError
 from stemma.core.stage import Execution
@@ -53,6 +54,31 @@ def test_srun_finds_its_own_meeting_point() -> None:
     assert any("rendezvous" in problem for problem in run_problems(by_hand, model, {}))
 
 
+SQUEUE = """#!/bin/sh
+cd $(dirname $0)
+echo x >> looks
+case $(wc -l < looks) in
+  1) echo "Unable to contact slurm controller" >&2; exit 1;;
+  2) printf "17.0 other\\n17.1 stemma-stem-0123\\n";;
+esac
+"""
+
+
+def test_a_silent_controller_is_not_taken_for_one_without_steps(tmp_path, monkeypatch) -> None:
+    """An earlier attempt is looked for until Slurm answers, and ended before another begins."""
+    for name, text in (("squeue", SQUEUE), ("scancel", '#!/bin/sh\necho "$@" >> $(dirname $0)/ended\n')):
+        (tmp_path / name).write_text(text)
+        (tmp_path / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    monkeypatch.setenv("SLURM_JOB_ID", "17")
+    end_steps("stemma-stem-0123")
+    assert (tmp_path / "ended").read_text() == "--signal=KILL 17.1\n"
+    (tmp_path / "looks").unlink()
+    monkeypatch.setattr("pretrain.srun.END_SECONDS", 0.0)
+    with pytest.raises(StemmaError, match=r"squeue does not say.*Unable to contact"):
+        end_steps("stemma-stem-0123")
+
+
 @pytest.mark.fault
 @pytest.mark.timeout(900)
 @pytest.mark.skipif(bool(why_not()), reason=why_not())
@@ -76,7 +102,7 @@ def test_two_nodes_train_as_one_process_does(micro: Micro, tmp_path: Path, monke
         done = subprocess.run(submit, cwd=Path(__file__).parents[2], check=False)
         assert done.returncode == 0, log.read_text()
         monkeypatch.setenv("SLURM_JOB_ID", "1")
-        assert steps("stemma-anything") == []
+        assert steps("stemma-anything") == ([], "")
     (made,) = root.glob(f"artifacts/{STAGE}-*")
     assert made.name == alone.name
     one, two = (
