@@ -166,8 +166,10 @@ def propose(store: Store, run: str, stage: str, edit: PlanEdit) -> Proposal:
 
     artifacts, working = open_run(store, run), open_work(store, run)
     record, kept = read_record(store, run)["nodes"], load_edits(store.root / run)
+    branch = load_branch(store.root / run)
+    taken = branch.taken if branch else {}
     stages = planned_stages(artifacts)
-    stage = stage or next((name for name in stages if name not in artifacts), "")
+    stage = stage or next((name for name in stages if name not in artifacts.keys() | taken.keys()), "")
     if stage not in stages:
         known = ", ".join(stages) or "none yet"
         raise StemmaError(
@@ -175,7 +177,11 @@ def propose(store: Store, run: str, stage: str, edit: PlanEdit) -> Proposal:
             if stage
             else f"every planned stage of run {run!r} is trained; name one with --stage: {known}"
         )
-    branch = load_branch(store.root / run)
+    if branch and stage in taken:
+        raise StemmaError(
+            f"run {run!r} has {stage} from run {branch.from_run!r}, as it is: its mix can be changed from "
+            f"{branch.start} on"
+        )
     if branch and branch.stage == stage and edit.at_step < (branch.step or 0):
         raise StemmaError(
             f"run {run!r} goes on from step {branch.step} of run {branch.from_run!r}, and what comes before "

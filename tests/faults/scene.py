@@ -201,7 +201,7 @@ class Scene:
 
     def alone(self) -> None:
         """Nothing works on the run any more: whoever has lost the parent may take a moment to go."""
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 120
         while (left := still_running(self.root)) and time.monotonic() < deadline:
             time.sleep(0.05)
         assert not left, f"still alive: {left}"

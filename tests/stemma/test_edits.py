@@ -77,11 +77,17 @@ def test_an_edit_is_proposed_on_top_of_those_the_run_was_not_planned_with_yet(st
 
 
 def test_an_edit_before_the_step_a_run_was_branched_at_is_refused(store: Store) -> None:
-    save_branch(store.root / "demo", Branch("other", "stem", 6))
+    save_branch(store.root / "demo", Branch("other", "stem", 6, {"commonsense": "0" * 64}))
     with pytest.raises(StemmaError, match=r"goes on from step 6 of run 'other', .* changed from step 6 on"):
         propose(store, "demo", "stem", edit(5))
     assert propose(store, "demo", "", edit(7)).resume == 6
-    assert propose(store, "demo", "commonsense", edit(5)).stage == "commonsense"
+    with pytest.raises(StemmaError, match=r"has commonsense from run 'other', as it is: .* from stem@6 on"):
+        propose(store, "demo", "commonsense", edit(5))
+    # though the branch has not come to what it takes yet
+    record = read_json(store.root / "demo" / "run.json")
+    del record["nodes"]["commonsense"]
+    write_json(store.root / "demo" / "run.json", record)
+    assert propose(store, "demo", "", edit(7)).stage == "stem"
 
 
 def test_a_stage_that_is_edited_changes_the_plans_after_it(store: Store) -> None:
