@@ -91,11 +91,17 @@ class Run:
 
         Raises:
             LockedError: another process makes the run, and did not finish in time.
+            StemmaError: somebody has made the run another branch since this object was made.
         """
         listeners = [*self.listeners, *([say] if say else [])]
         timeout = self.given.execution.lock_timeout
         with lock(run_lock(self.store, self.name), timeout, Progress(self.name, listeners)):
+            asked = self.branch
             self._read()  # it may have waited for another to write there
+            if self.branch != asked:
+                raise StemmaError(
+                    f"run {self.name!r} was made another branch by somebody else meanwhile; give another name"
+                )
             self.record |= {"profile": self.given.name, "asked": self.asked}
             write_json(self.folder / RUN_RECORD, self.record)
             yield
@@ -264,19 +270,30 @@ def begin(
 
 def _part_off(store: Store, name: str, from_run: str, start: str) -> None:
     """Write a branch into its run's folder, if it is not there. What it took when it was made stays, though
-    the other run may have gone on since, or be gone."""
+    the other run may have gone on since, or be gone. One that nobody has begun to make may become another."""
     folder = store.root / name
-    with lock(store.root / ".locks" / f"branch {name}.lock", 60.0, Progress(name)):
-        there = load_branch(folder)
-        if there and (there.from_run, there.start) == (from_run, start):
+    if _is_parted(folder, from_run, start):
+        return
+    with lock(run_lock(store, name), 60.0, Progress(name)):  # who makes a run has written that it is begun
+        if _is_parted(folder, from_run, start):
             return
-        if there:
-            raise StemmaError(
-                f"run {name!r} was branched from {there.start} of run {there.from_run!r}; give another name"
-            )
-        if (folder / RUN_RECORD).exists():
-            raise StemmaError(f"run {name!r} is there and no such branch; give another name")
         branch = part(store, from_run, start)
+        (folder / EDITS_FILE).unlink(missing_ok=True)
         if load_edits(store.root / from_run):  # they belong to the run, and the branch goes on with it
             write_atomic(folder / EDITS_FILE, (store.root / from_run / EDITS_FILE).read_bytes())
         save_branch(folder, branch)
+
+
+def _is_parted(folder: Path, from_run: str, start: str) -> bool:
+    """Whether a run's folder holds this branch already.
+
+    Raises:
+        StemmaError: it holds another run that has begun.
+    """
+    there = load_branch(folder)
+    if there and (there.from_run, there.start) == (from_run, start):
+        return True
+    if (folder / RUN_RECORD).exists():
+        what = f"was branched from {there.start} of run {there.from_run!r}" if there else "is no such branch"
+        raise StemmaError(f"run {folder.name!r} is there and {what}; give another name")
+    return False

@@ -177,11 +177,11 @@ def test_what_was_taken_stays_though_the_other_run_goes_on(tmp_path: Path) -> No
     [
         (
             {"name": "micro", "start_from": "sft"},
-            "run 'micro' is there and no such branch; give another name",
+            "run 'micro' is there and is no such branch; give another name",
         ),
         (
             {"name": "kept", "start_from": "rl"},
-            "run 'kept' was branched from sft of run 'micro'; give another",
+            "run 'kept' is there and was branched from sft of run 'micro'; give another",
         ),
         ({"from_run": "micro"}, "say where with start_from"),
         ({"from_run": "../micro", "start_from": "sft"}, "cannot be the name of a run"),
@@ -190,9 +190,20 @@ def test_what_was_taken_stays_though_the_other_run_goes_on(tmp_path: Path) -> No
     ],
 )
 def test_a_name_that_cannot_be_is_refused(made: Store, given: dict[str, str], said: str) -> None:
-    begin(MICRO, root=made.root, name="kept", start_from="sft")
+    with begin(MICRO, root=made.root, name="kept", start_from="sft").held():
+        pass
     with pytest.raises(StemmaError, match=said):
         begin(MICRO, root=made.root, **given)  # type: ignore[arg-type]
+
+
+def test_a_branch_that_nobody_has_begun_may_become_another(made: Store) -> None:
+    first = begin(MICRO, root=made.root, name="changed", start_from="sft")
+    second = begin(MICRO, root=made.root, name="changed", start_from="rl")
+    assert second.branch == part(made, "micro", "rl")
+    with pytest.raises(StemmaError, match="'changed' was made another branch"), first.held():
+        pass
+    with second.held():
+        pass
 
 
 @pytest.mark.parametrize(
