@@ -14,7 +14,6 @@ import psutil
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.filters import (
     FlowRunFilter,
-    FlowRunFilterId,
     FlowRunFilterState,
     FlowRunFilterStateType,
     TaskRunFilter,
@@ -28,6 +27,7 @@ from stemma.core.lifeline import started_at
 
 TERMINAL = "terminal"
 RUNNING = [StateType.RUNNING, StateType.PENDING]
+ENDED = [StateType.COMPLETED, StateType.FAILED, StateType.CRASHED, StateType.CANCELLED]
 LABEL = "stemma.process"
 STARTING_SECONDS = 120.0  # from a worker's taking a run to the run's own process; two busy cores need 20
 GONE = "Its process is gone. Retry, or the same command again, continues it."
@@ -69,15 +69,19 @@ def bury() -> int:
     buried = 0
     with get_client(sync_client=True) as client:
         for run in client.read_flow_runs(flow_run_filter=FlowRunFilter(state=unended)):
-            process = run.labels.get(LABEL)
-            gone = isinstance(process, str) and is_gone(process)
+            gone = _is_gone(run)
             # A retried run still has the label of the attempt before until its own process has begun.
             if run.state is None or run.state.type == StateType.PENDING:
-                if (gone or process is None) and run.deployment_id and _waited(run) > STARTING_SECONDS:
+                if (
+                    (gone or LABEL not in run.labels)
+                    and run.deployment_id
+                    and _waited(run) > STARTING_SECONDS
+                ):
                     client.set_flow_run_state(run.id, Scheduled(message="Its worker died; queued again."))
             elif gone:
                 _bury(client, run)
                 buried += 1
+        _bury_tasks(client)
     return buried
 
 
@@ -86,13 +90,24 @@ def _waited(run: FlowRun) -> float:
 
 
 def _bury(client: SyncPrefectClient, run: FlowRun) -> None:
-    crashed = Crashed(message=GONE)
+    cancelling = run.state is not None and run.state.type == StateType.CANCELLING
+    end: State[None] = Cancelled(message=GONE) if cancelling else Crashed(message=GONE)
+    client.set_flow_run_state(run.id, end, force=True)
+
+
+def _bury_tasks(client: SyncPrefectClient) -> None:
+    """End tasks that count as running in runs that ended: of a killed process a worker ends the run alone."""
     tasks = client.read_task_runs(
-        flow_run_filter=FlowRunFilter(id=FlowRunFilterId(any_=[run.id])),
+        flow_run_filter=FlowRunFilter(state=FlowRunFilterState(type=FlowRunFilterStateType(any_=ENDED))),
         task_run_filter=TaskRunFilter(state=TaskRunFilterState(type=TaskRunFilterStateType(any_=RUNNING))),
     )
-    for task_run in tasks:
-        client.set_task_run_state(task_run.id, crashed, force=True)
-    cancelling = run.state is not None and run.state.type == StateType.CANCELLING
-    end: State[None] = Cancelled(message=GONE) if cancelling else crashed
-    client.set_flow_run_state(run.id, end, force=True)
+    runs = {task.flow_run_id for task in tasks if task.flow_run_id}
+    gone = {run for run in runs if _is_gone(client.read_flow_run(run))}
+    for task in tasks:
+        if task.flow_run_id in gone:
+            client.set_task_run_state(task.id, Crashed(message=GONE), force=True)
+
+
+def _is_gone(run: FlowRun) -> bool:
+    process = run.labels.get(LABEL)
+    return isinstance(process, str) and is_gone(process)

@@ -2,10 +2,8 @@
 
 import json
 import os
-import signal
 import subprocess
 import sys
-import threading
 from datetime import timedelta
 from pathlib import Path
 
@@ -16,14 +14,8 @@ from flows.keeper import DEATHS, Keeper
 from flows.server import ServerError, free_port, server
 from pretrain.heartbeat import lives
 from tests.flows.test_pipeline_flow import servers, states, task_states, wait_for
-from tests.flows.test_ui import wait_until
+from tests.flows.test_ui import Ui, wait_until
 
-UI = """
-import sys
-from pathlib import Path
-from flows.ui import serve
-serve(Path(sys.argv[1]), int(sys.argv[2]), say=lambda line: print(line, flush=True))
-"""
 STAND_IN = """
 import os, subprocess, sys
 print(subprocess.Popen([sys.executable, "-m", "flows.guard"], stdout=subprocess.DEVNULL).pid, flush=True)
@@ -150,8 +142,8 @@ def test_a_server_that_was_away_learns_how_it_ended(home, tmp_path) -> None:
 
 
 def test_who_died_without_a_word_is_buried_and_nobody_else(client, tmp_path, monkeypatch) -> None:
-    from prefect import flow
-    from prefect.states import Cancelling, Pending, Running
+    from prefect import flow, task
+    from prefect.states import Cancelling, Crashed, Pending, Running
 
     from flows import orphans
 
@@ -174,6 +166,11 @@ def test_who_died_without_a_word_is_buried_and_nobody_else(client, tmp_path, mon
     elsewhere = run(Running(), f"not-{here}:{dead.pid}:1.00")
     starting = run(Pending(), f"{here}:{dead.pid}:1.00")
     alive = run(Running(), None)
+    ended = run(Crashed(), f"{here}:{dead.pid}:1.00")  # by its worker, which knows nothing of tasks
+    tasks = {
+        id: client.create_task_run(task(nothing.fn), id, dynamic_key="0", state=Running()).id
+        for id in (gone, ended, alive)
+    }
     orphans.mark(alive)
     assert orphans.bury() == 2
 
@@ -181,6 +178,8 @@ def test_who_died_without_a_word_is_buried_and_nobody_else(client, tmp_path, mon
         return client.read_flow_run(id).state.name
 
     assert [name(id) for id in (gone, cancelling)] == ["Crashed", "Cancelled"]
+    task_names = [client.read_task_run(tasks[id]).state.name for id in (gone, ended, alive)]
+    assert task_names == ["Crashed", "Crashed", "Running"]
     assert [name(id) for id in (elsewhere, starting, alive)] == ["Running", "Pending", "Running"]
     made = nothing.to_deployment(name="never", entrypoint_type="module_path").apply()
     queued = client.create_flow_run_from_deployment(made, state=Pending()).id
@@ -243,37 +242,6 @@ def test_a_server_that_does_not_come_back_is_tried_again(tmp_path) -> None:
     kept.child.wait()
 
 
-class Ui:
-    """``stemma ui`` in a process of its own."""
-
-    def __init__(self, root: Path, port: int) -> None:
-        environment = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
-        paths = [str(Path(__file__).parents[2]), environment["PYTHONPATH"]]
-        self.process = subprocess.Popen(
-            [sys.executable, "-c", UI, str(root), str(port)],
-            env={**environment, "PYTHONPATH": os.pathsep.join(paths)},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            start_new_session=True,
-        )
-        self.lines: list[str] = []
-        self.reader = threading.Thread(target=lambda: self.lines.extend(self.process.stdout), daemon=True)
-        self.reader.start()
-        wait_until(lambda: "deployments:" in str(self.lines) or self.process.poll() is not None, 300)
-        assert self.process.poll() is None, "".join(self.lines)
-
-    def child(self, what: str) -> psutil.Process | None:
-        """The process below it whose command line holds something."""
-        for process in psutil.Process(self.process.pid).children(recursive=True):
-            try:
-                if what in " ".join(process.cmdline()):
-                    return process
-            except (psutil.NoSuchProcess, psutil.ZombieProcess):
-                continue
-        return None
-
-
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_a_training_outlives_worker_and_server_and_saves_when_the_ui_ends(migrated, tmp_path, micro) -> None:
@@ -320,9 +288,7 @@ def test_a_training_outlives_worker_and_server_and_saves_when_the_ui_ends(migrat
             assert lives(rank)
             assert client.read_flow_run(run).state.name == "Running"
     finally:
-        os.killpg(ui.process.pid, signal.SIGINT)
-        ended = ui.process.wait(180)
-        ui.reader.join(10)
+        ended = ui.stop()
     assert ended == 0, "".join(ui.lines)
     assert "Traceback" not in "".join(ui.lines)
     assert not lives(rank)
