@@ -13,6 +13,7 @@ from prefect.states import State
 from flows.edit_mix import edit_mix
 from flows.forms import WHOLE, request, signature
 from flows.inspect_mix import inspect_mix
+from flows.names import typed_or
 from flows.request import carry_out
 from stemma.groups import GROUPS
 
@@ -20,7 +21,11 @@ from stemma.groups import GROUPS
 def _run_name() -> str:
     """What the UI calls a flow run: the run's name, which is the profile's unless another was given."""
     given = runtime.flow_run.parameters
-    return str(given.get("run") or Path(str(given["profile"])).stem)
+    profile, run = Path(str(given["profile"])).stem, given.get("run")
+    if start := given.get("start_from"):
+        from_run = given.get("from_run") or profile
+        return typed_or(f"{run}, from {start} of {from_run}" if run else f"{from_run} from {start}")
+    return typed_or(run or profile)
 
 
 def _flow(name: str, title: str) -> "Flow[..., State[Any] | None]":
