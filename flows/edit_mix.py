@@ -13,11 +13,12 @@ from data_pipeline.config import PhaseConfig, PlanEdit
 from flows.approval import DAYS, ask
 from flows.events import artifact_key
 from flows.mixes import difference_lines
+from flows.names import typed_or
 from stemma.consequences import consequences, refusal
 from stemma.core.artifact import Store
 from stemma.core.errors import Preempted, ProfileError, StemmaError
 from stemma.edits import EditFile, Proposal, propose, save_edit
-from stemma.profile import explain
+from stemma.profile import explain, load_profile
 
 
 class Phase(BaseModel):
@@ -37,7 +38,7 @@ class Phase(BaseModel):
 
 def _run_name() -> str:
     given = runtime.flow_run.parameters
-    return f"{given.get('run') or given['profile']}, step {given['at_step']}"
+    return typed_or(f"{given.get('run') or Path(given['profile']).stem}, step {given['at_step']}")
 
 
 @flow(
@@ -72,7 +73,7 @@ def edit_mix(
         approval_days: How long an answer may take.
         root: Folder of runs, on the worker's machine.
     """
-    store, name = Store(Path(root)), run or Path(profile).stem
+    store, name = Store(Path(root)), run or load_profile(profile).name
     proposal = propose(store, name, stage, edit(at_step, phases, phases_yaml, max_epochs))
     if not train_again and (problem := refusal(proposal, "*Train again*", "*At step*")):
         raise StemmaError(problem)

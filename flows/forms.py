@@ -115,6 +115,8 @@ def _section(section: Section, values: Mapping[str, Any] | None) -> type[BaseMod
 def _described(field: Shown, item: Item) -> str:
     """A field's description, its bounds, and what it is called in the profile."""
     text = f"{field.description} ({field.bounds})" if field.bounds else field.description
+    if "*" in item.path:
+        text += ". What is left out stays as it is"
     return f"{text[:1].upper()}{text[1:]}. \u2003`{item.path}`"
 
 
@@ -158,14 +160,15 @@ def _common(order: list[str] | None = None, root: str = "runs") -> dict[str, Any
         "run": field(
             str,
             "",
-            "Run",
-            "Name of the run and its folder. Empty: the profile's name; for a branch, one that tells it.",
+            "Run folder",
+            "Name of the run, and of the folder that holds it; the *Run Name* at the top is only the UI's. "
+            "Empty: the profile's name; for a branch, one made of where it begins.",
         ),
         "approve": field(
             list[Annotated[str, Field(json_schema_extra=stages)]],
             [],
             "Ask before",
-            "Stages that do not begin before a person says yes in the UI.",
+            "Stages that do not begin before a person says yes in the UI: the run is suspended until then.",
         ),
         "approval_days": field(
             float,
@@ -323,6 +326,11 @@ def _override(item: Item, value: Any, before: Any) -> list[str]:
     return [f"{path}={text}" for path in (item.path, *item.also)]
 
 
+def _overlap(one: str, other: str) -> bool:
+    """Whether two paths of fields are the same, or one lies in the other."""
+    return f"{one}.".startswith(f"{other}.") or f"{other}.".startswith(f"{one}.")
+
+
 def request(flow: str, given: Mapping[str, Any]) -> Request:
     """What a flow run was asked for.
 
@@ -335,9 +343,10 @@ def request(flow: str, given: Mapping[str, Any]) -> Request:
     """
     sections = {section.name: given[section.name] for section in FORMS[flow]}
     changed = changes(flow, given["profile"], sections)
-    twice = {line.partition("=")[0] for line in changed} & {
-        line.partition("=")[0] for line in given["overrides"]
-    }
+    by_form, by_override = (
+        {line.partition("=")[0].strip() for line in lines} for lines in (changed, given["overrides"])
+    )
+    twice = {one for one in by_form for other in by_override if _overlap(one, other)}
     if twice:
         raise StemmaError(
             f"{', '.join(sorted(twice))} is changed in the form and in overrides; leave one of them as it was"

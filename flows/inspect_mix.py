@@ -1,6 +1,7 @@
 """``inspect-mix``: a mix as tables, charts and decoded samples; nothing is trained, and no run disturbed."""
 
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -11,11 +12,12 @@ from pydantic import Field
 from flows.events import artifact_key
 from flows.files import address
 from flows.mixes import difference_lines, difference_rows, domain_table, glance_rows, markdown_table, mix_rows
+from flows.names import typed_or
 from flows.pictures import MARGIN, WIDTH, framed
 from flows.reports import fenced
 from stemma.core.artifact import Store
 from stemma.core.files import write_atomic
-from stemma.inspection import Subject, inspected, page_path, slug
+from stemma.inspection import Subject, asked_for, inspected, page_path, slug
 from stemma.pipeline import RUN_RECORD
 
 
@@ -23,7 +25,7 @@ def _run_name() -> str:
     given = runtime.flow_run.parameters
     other = given.get("compare_with") or ("itself, changed" if given.get("compare_overrides") else "")
     names = [Path(str(name)).stem for name in (given.get("run") or given["profile"], other) if name]
-    return " and ".join(names)
+    return typed_or(" and ".join(names))
 
 
 @flow(
@@ -47,9 +49,9 @@ def inspect_mix(
     Args:
         profile: What to look at, unless a run is named.
         run: A run instead, which may be training at this moment.
-        overrides: Changes to the profile to look at, one per line, such as curriculum.stem.seed=1.
+        overrides: Changes to that profile, one each, such as `curriculum.stem.seed=1`; a run is as it is.
         compare_with: Another run or profile, to see side by side what differs.
-        compare_overrides: Changes to the other profile; without another one, the same profile changed so.
+        compare_overrides: Changes to the other profile; without another, to that of the left side.
         samples: Decoded samples of each stage.
         seed: Another one shows other samples.
         root: Folder of runs, on the worker's machine.
@@ -61,10 +63,15 @@ def inspect_mix(
         if not (compare_with or compare_overrides):
             return
         is_run = bool(compare_with) and (store.root / compare_with / RUN_RECORD).exists()
-        other = "" if is_run else compare_with or profile
+        other, changed = compare_with or profile, list(compare_overrides)
+        if run and not compare_with:
+            other, before = asked_for(store, run)
+            changed = [*before, *changed]
         right = stack.enter_context(
-            inspected(store, other, compare_overrides, compare_with if is_run else "", say=log.info)
+            inspected(store, other, changed, compare_with if is_run else "", say=log.info)
         )
+        if right.name == left.name:  # or one would take the other's page and pictures
+            right = replace(right, name=f"{right.name} (2)")
         _show(right, store, samples, seed)
         _compare(left, right)
 

@@ -17,8 +17,8 @@ from stemma.core.artifact import Artifact, Store
 from stemma.core.errors import StemmaError
 from stemma.core.progress import Progress
 from stemma.core.stage import Execution, execute
-from stemma.pipeline import RUN_RECORD, Run, open_run, open_work
-from stemma.profile import TRAINING_STAGES, Profile, load_profile
+from stemma.pipeline import RUN_RECORD, Run, open_run, open_work, read_record
+from stemma.profile import TRAINING_STAGES, load_profile
 
 if TYPE_CHECKING:
     from data_pipeline.inspection.difference import Side
@@ -112,21 +112,26 @@ def inspected(
     Args:
         store: where runs are. Nothing but downloads is written there.
         profile: a profile, where no run is given.
-        overrides: changes to it.
+        overrides: changes to the profile.
         run: a run, which may be training now.
         seconds: for reading sources, where nothing is made.
         say: is told what takes time.
 
     Raises:
         ProfileError: there is no such profile, or it cannot be used.
-        StemmaError: there is no such run.
+        StemmaError: there is no such run, or it is to be changed.
     """
     if run:
+        if overrides:
+            raise StemmaError(
+                f"run {run} is looked at as it is, but changes were given ({', '.join(overrides)}): look at "
+                "a profile with them instead"
+            )
         artifacts = open_run(store, run)
         if any(name.startswith(PLAN) for name in artifacts):
             yield Subject(run, run, artifacts, open_work(store, run), (f"Run `{run}` as it stands.",))
             return
-        walk = Run(_profile_of(store, run, profile, overrides), store, run)
+        walk = Run(load_profile(*asked_for(store, run)), store, run)
     else:
         walk = Run(load_profile(profile, overrides), store, OUTSIDE)
     name = run or Path(profile).stem + (", changed" if overrides else "")
@@ -141,13 +146,15 @@ def inspected(
         yield replace(found, notes=(*changed, *found.notes))
 
 
-def _profile_of(store: Store, run: str, profile: str, overrides: Sequence[str]) -> Profile:
-    """The profile that a run was last asked to make."""
-    from stemma.pipeline import read_record
+def asked_for(store: Store, run: str) -> tuple[str, list[str]]:
+    """The profile that a run was last asked to make, and the changes to it.
 
+    Raises:
+        StemmaError: there is no such run.
+    """
     record = read_record(store, run)
-    asked = record.get("asked", {"profile": profile, "overrides": list(overrides)})
-    return load_profile(asked["profile"], asked.get("overrides", ()))
+    asked = record.get("asked", {"profile": record["profile"]})
+    return asked["profile"], list(asked.get("overrides", ()))
 
 
 def _made(walk: Run, say: Callable[[str], None]) -> dict[str, Artifact]:

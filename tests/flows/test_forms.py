@@ -236,6 +236,12 @@ def test_form_and_overrides_do_not_contradict_each_other(forms) -> None:
     given = {"sft": {"steps": 12}, "overrides": ["sft.steps=13"]}
     with pytest.raises(StemmaError, match=r"sft\.steps is changed in the form and in overrides"):
         forms.request("sft", parameters(forms, "sft", **given))
+    given = {
+        "sft": {"peak_lr": 1e-5},
+        "overrides": ["sft.training.schedule={peak_lr: 1.0e-4}"],
+    }
+    with pytest.raises(StemmaError, match=r"sft\.training\.schedule\.peak_lr is changed in the form and"):
+        forms.request("sft", parameters(forms, "sft", **given))
     same = forms.request("sft", parameters(forms, "sft", sft={"steps": 260}, overrides=["sft.steps=13"]))
     assert same.overrides == ("sft.steps=13",), "the form shows the profile's value, which is no change"
 
@@ -252,6 +258,31 @@ def test_what_is_asked_of_a_run_arrives(forms) -> None:
     }
     asked = forms.request("pretrain", parameters(forms, "pretrain", **given))
     assert {name: getattr(asked, name) for name in given} == given
+
+
+@pytest.mark.parametrize(
+    ("present", "given", "named"),
+    [
+        ("sigma762-illyria", {}, "nano"),  # filled in by the UI's form
+        ("omega4-anduin-fringe", {}, "nano"),
+        ("logical-chameleon", {"run": "try"}, "try"),  # made up by the server
+        ("My first try", {"run": "try"}, "My first try"),
+        ("nano", {}, "nano"),  # Retry
+        ("pi-kayal", {"start_from": "stem@120"}, "nano from stem@120"),
+        ("pi-kayal", {"start_from": "stem", "from_run": "old", "run": "try"}, "try, from stem of old"),
+    ],
+)
+def test_a_name_that_was_typed_is_kept_and_one_made_up_says_what_the_run_is(
+    forms, monkeypatch, present, given, named
+) -> None:
+    from types import SimpleNamespace
+
+    from flows import names, stages
+
+    run = SimpleNamespace(flow_run=SimpleNamespace(name=present, parameters={"profile": "nano", **given}))
+    monkeypatch.setattr(names, "runtime", run)
+    monkeypatch.setattr(stages, "runtime", run)
+    assert stages.pretrain.flow_run_name() == named
 
 
 def test_every_stage_group_has_a_flow_of_its_name(home) -> None:

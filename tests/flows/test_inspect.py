@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from stemma.core.errors import ProfileError
+from stemma.core.errors import ProfileError, StemmaError
 from tests.micro import PROFILE, Micro
 
 
@@ -56,6 +56,16 @@ def test_a_run_that_trains_a_changed_profile_and_what_differs(inspect, micro: Mi
     assert "#### commonsense\n\nthe same in both" in difference
     assert re.search(r"#### stem\n\n\| domain \| source", difference)
     assert (root / "micro" / "run.json").read_bytes() == before
+
+    found = inspect(
+        root, overrides=[changes[0].replace("6144", "4096")], compare_overrides=changes, samples=0
+    )
+    one, other = (files(found[f"inspected-micro-changed{more}"].data, root) for more in ("", "-2"))
+    assert not set(one) & set(other), "each has pictures of its own"
+    from flows.inspect_mix import inspect_mix
+
+    with pytest.raises(StemmaError, match="looked at as it is"):
+        inspect_mix(profile=str(PROFILE), root=str(root), run="micro", overrides=changes)
 
 
 def test_what_is_not_made_is_previewed(inspect, tmp_path) -> None:
