@@ -34,7 +34,8 @@ def gate(walk: Run, approve: Collection[str], days: float = DAYS) -> Callable[[s
         stage = walk.stage(name)
         stage.resolve(walk.store.cache, walk.profile.execution, Progress(name))
         if not walk.store.is_sealed(name, stage.fingerprint):
-            ask(name, question(walk, name, stage), days)
+            # The stage and nothing else: a yes still holds when it was begun, and killed, since.
+            ask(name, question(walk, name, stage), days, stage.fingerprint)
 
     return wait
 

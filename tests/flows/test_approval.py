@@ -87,6 +87,13 @@ def test_a_yes_holds_for_what_was_shown_and_its_difference_is_shown(started, cli
     assert 'config.text: "second" -> "another"' in question
 
 
+def test_a_yes_holds_when_the_stage_was_begun_and_broke_off(started, client) -> None:
+    run = started(second="fail")
+    assert answer(client, run, go_on=True) == "ACCEPT"
+    assert started(second="fail").state.name == "Failed"
+    assert started(retry=True, second="fail").state.name == "Failed", "it went on; nobody was asked again"
+
+
 def test_a_question_nobody_answered_is_asked_again(started, client) -> None:
     from prefect.states import Failed
 
