@@ -24,7 +24,7 @@ from flows import pools
 from flows.devices import POOL, allow
 from flows.form_tables import FORMS
 from flows.forms import Written, read_profile, schema
-from flows.guard import COMMAND
+from flows.guard import COMMAND, GUARD
 from flows.stages import FLOWS
 from stemma.core.config import digest
 from stemma.core.errors import ProfileError, StemmaError
@@ -101,7 +101,7 @@ class Registrar:
             description=f"{flow.description}\n\nProfile `{written.name}`: {written.profile.description}",
             parameters=kept,
             work_pool_name=pool.name,
-            job_variables={**(there.job_variables if there else {}), **_job_variables(pool)},
+            job_variables=_job_variables(pool, there),
             entrypoint_type=EntrypointType.MODULE_PATH,
             tags=sorted({written.profile.name, flow.name, *entry.tags}),
             paused=there.paused if there else False,
@@ -185,14 +185,18 @@ def _check(full: str, parameters: Mapping[str, Any], form: ParameterSchema) -> N
         raise StemmaError(f"{full}: the form does not take these parameters\n{lines}")
 
 
-def _job_variables(pool: WorkPool) -> dict[str, Any]:
+def _job_variables(pool: WorkPool, there: DeploymentResponse | None) -> dict[str, Any]:
     """What a pool has to know beside its template: relative paths of profiles are relative to where this was
-    called, and a plain process stands under a guard."""
+    called, and a plain process stands under a guard. A deployment that moved to containers forgets both: it
+    would look there for this machine's Python, in this machine's folder."""
+    kept = dict(there.job_variables) if there else {}
+    if str(kept.get("command", "")).endswith(GUARD):
+        kept = {name: value for name, value in kept.items() if name not in ("command", "working_dir")}
     if pool.type != "process":
-        return {}
+        return kept
     variables = pool.base_job_template.get("variables", {}).get("properties", {})
     command = {} if variables.get("command", {}).get("default") else {"command": COMMAND}
-    return {"working_dir": str(Path.cwd()), **command}
+    return {**command, **kept, "working_dir": str(Path.cwd())}
 
 
 def _schedule(full: str, config: ScheduleConfig, slug: str) -> DeploymentScheduleCreate:

@@ -21,7 +21,8 @@ from flows import line
 LOOK_SECONDS = 0.5  # between looks at the worker
 LAST_BYTES = 4000
 FLOW_RUN = "PREFECT__FLOW_RUN_ID"
-COMMAND = f"{shlex.quote(sys.executable)} -m flows.guard"  # the job variable ``command`` of a process pool
+GUARD = "-m flows.guard"
+COMMAND = f"{shlex.quote(sys.executable)} {GUARD}"  # the job variable ``command`` of a process pool
 
 
 def guard() -> int:

@@ -14,7 +14,7 @@ from stemma.core.config import Config
 from stemma.core.errors import ProfileError
 from stemma.profile import DEPLOYMENTS, explain, load_yaml
 
-UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
+UNITS = {"m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 
 
 class ScheduleConfig(Config):
@@ -27,7 +27,7 @@ class ScheduleConfig(Config):
     )
     every: str | None = Field(
         None,
-        pattern=r"^[1-9]\d*[smhdw]$",
+        pattern=r"^[1-9]\d{0,3}[mhdw]$",
         description="an interval instead: `30m`, `6h`, `1d`, `2w`; counted from a Monday, 0:00",
     )
     timezone: str = Field("UTC", description="IANA name of the time zone, such as Europe/Berlin")

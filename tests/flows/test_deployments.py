@@ -103,6 +103,25 @@ def test_what_people_set_in_the_ui_outlives_registering(client, registrar, profi
     assert registrar.said == []
 
 
+def test_another_pool_takes_nothing_over_from_the_guard_of_a_process(client, registrar, profile) -> None:
+    from flows import pools
+    from flows.guard import COMMAND
+
+    pools.create(client, pools.pool("docker"))
+
+    def variables(*given) -> dict:
+        (name,) = registrar().register_all(given)
+        return client.read_deployment_by_name(name).job_variables
+
+    here = {"working_dir": str(Path.cwd())}
+    assert variables(entry(profile)) == {**here, "command": COMMAND}
+    assert variables(entry(profile, pool="stemma-docker")) == {}
+    made = client.read_deployment_by_name(f"sft/{Path(profile).stem}")
+    own = {"job_variables": {"image": "mine:1"}, "enforce_parameter_schema": False}
+    client.request("PATCH", "/deployments/{id}", path_params={"id": made.id}, json=own)
+    assert variables(entry(profile)) == {"image": "mine:1"}, "what people filled in stays, as the pool does"
+
+
 def test_a_schedule_makes_runs(client, registrar, profile) -> None:
     """Prefect's scheduler, asked as it asks itself; with SQLAlchemy 2.1 it failed at every look, silently."""
     (name,) = registrar().register_all([entry(profile, schedule("", "1d"))])
@@ -154,6 +173,7 @@ def test_what_cannot_be_registered_says_why(client, registrar, wrong, message) -
     [
         ({"cron": "* * *"}, "cron.*pattern"),
         ({"every": "0h"}, "every.*pattern"),
+        ({"every": "99999999999w"}, "every.*pattern"),
         ({"cron": "0 3 * * *", "every": "1d"}, "give either cron or every"),
         ({}, "give either cron or every"),
         ({"cron": "0 3 * * *", "timezone": "Berlin/Europe"}, "no time zone 'Berlin/Europe'"),
