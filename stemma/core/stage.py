@@ -13,7 +13,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, TextIO
 
 from pydantic import Field
 
@@ -164,8 +164,9 @@ def lock(path: Path, timeout: float, progress: Progress) -> Iterator[None]:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 break
             except BlockingIOError as error:
-                handle.seek(0)
-                owner = handle.read().strip() or "unknown"
+                if not (owner := _owner(handle)):  # somebody only looked who holds it
+                    time.sleep(0.001)
+                    continue
                 if time.monotonic() >= deadline:
                     raise LockedError(
                         f"{path.stem} is being made by process {owner}; waited {timeout:.0f} s"
@@ -190,12 +191,19 @@ def holder(path: Path) -> str:
     """Id of the process that holds a lock; "" if nobody does."""
     try:
         with open(path) as handle:
-            try:
-                fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            except BlockingIOError:
-                return handle.read().strip() or "unknown"
+            return _owner(handle)
     except FileNotFoundError:
-        pass
+        return ""
+
+
+def _owner(handle: TextIO) -> str:
+    """``holder`` of an open lock file."""
+    try:
+        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        handle.seek(0)
+        return handle.read().strip() or "unknown"
+    fcntl.flock(handle, fcntl.LOCK_UN)
     return ""
 
 

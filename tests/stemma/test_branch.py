@@ -2,9 +2,11 @@
 
 import fcntl
 import json
+import os
 import shutil
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -20,7 +22,8 @@ from stemma.core.artifact import Store
 from stemma.core.config import identity
 from stemma.core.errors import LockedError, StemmaError
 from stemma.core.files import read_json, write_atomic, write_json
-from stemma.core.stage import Stage, Workspace, execute, lock_path
+from stemma.core.progress import Progress
+from stemma.core.stage import Stage, Workspace, execute, holder, lock, lock_path
 from stemma.nodes import nodes
 from stemma.pipeline import Run, begin, open_run
 from stemma.profile import TRAINING_STAGES, load_profile
@@ -332,6 +335,17 @@ def test_who_waited_goes_on_from_what_the_first_has_written(tmp_path: Path) -> N
             Run(load_profile(MICRO, ["execution.lock_timeout=0"]), Store(tmp_path), "one").held(),
         ):
             pass
+
+
+def test_who_looks_who_holds_a_lock_keeps_nobody_off(tmp_path: Path) -> None:
+    path = tmp_path / "one.lock"
+    path.touch()
+    with open(path) as looking:
+        fcntl.flock(looking, fcntl.LOCK_SH)
+        threading.Timer(0.2, fcntl.flock, (looking, fcntl.LOCK_UN)).start()
+        with lock(path, 0.0, Progress("one")):
+            assert holder(path) == str(os.getpid())
+    assert holder(path) == ""
 
 
 # --- stemma runs -----------------------------------------------------------------------------------------
