@@ -7,6 +7,7 @@ import time
 import urllib.request
 from pathlib import Path
 
+import psutil
 import pytest
 
 from flows.server import ServerError, free_port, is_healthy, running, serving
@@ -53,6 +54,50 @@ def test_a_stale_record_of_a_server_is_not_believed(tmp_path) -> None:
     assert running(tmp_path) == ""
 
 
+class Ui:
+    """``stemma ui`` in a process of its own."""
+
+    def __init__(self, root: Path, port: int) -> None:
+        environment = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
+        paths = [str(Path(__file__).parents[2]), environment["PYTHONPATH"]]
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", UI, str(root), str(port)],
+            env={**environment, "PYTHONPATH": os.pathsep.join(paths)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        )
+        self.lines: list[str] = []
+        self.reader = threading.Thread(target=lambda: self.lines.extend(self.process.stdout), daemon=True)
+        self.reader.start()
+        try:
+            wait_until(lambda: "deployments:" in str(self.lines) or self.process.poll() is not None, 300)
+            assert self.process.poll() is None, "".join(self.lines)
+        except BaseException:
+            self.process.kill()  # the server and the worker are tied to it
+            raise
+
+    def child(self, what: str) -> psutil.Process | None:
+        """The process below it whose command line holds something."""
+        for process in psutil.Process(self.process.pid).children(recursive=True):
+            try:
+                if what in " ".join(process.cmdline()):
+                    return process
+            except (psutil.NoSuchProcess, psutil.ZombieProcess):
+                continue
+        return None
+
+    def stop(self) -> int:
+        """Press Ctrl-C and wait for the end; returns its code."""
+        os.killpg(self.process.pid, signal.SIGINT)
+        try:
+            return self.process.wait(300)
+        finally:
+            self.process.kill()  # does nothing if it ended
+            self.reader.join(10)
+
+
 def parameters(deployment) -> dict:
     return deployment.parameter_openapi_schema["properties"]
 
@@ -62,32 +107,17 @@ def parameters(deployment) -> dict:
 def test_from_the_form_to_a_finished_run(home, tmp_path) -> None:
     """Server with UI, worker, deployments; runs started as the form does; Ctrl-C ends it all."""
     port = free_port()
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
-    ui = subprocess.Popen(
-        [sys.executable, "-c", UI, str(tmp_path), str(port)],
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,
-    )
-    lines: list[str] = []
-    reader = threading.Thread(target=lambda: lines.extend(iter(ui.stdout.readline, "")), daemon=True)
-    reader.start()
+    ui = Ui(tmp_path, port)
     try:
-        wait_until(lambda: any("deployments:" in line for line in lines) or ui.poll() is not None, 300)
-        assert ui.poll() is None, "".join(lines)
         _use(f"http://127.0.0.1:{port}", tmp_path)
         with urllib.request.urlopen(f"http://127.0.0.1:{port}/") as page:
             assert b"<html" in page.read().lower()
         # A second one on the same folder, and a demo meanwhile, find the first.
         assert running(tmp_path / "prefect") == f"http://127.0.0.1:{port}/api"
     finally:
-        os.killpg(ui.pid, signal.SIGINT)
-        ended = ui.wait(120)
-        reader.join(10)
-    assert ended == 0, "".join(lines)
-    assert "Traceback" not in "".join(lines)
+        ended = ui.stop()
+    assert ended == 0, "".join(ui.lines)
+    assert "Traceback" not in "".join(ui.lines)
     assert not is_healthy(f"http://127.0.0.1:{port}/api")
     assert not (tmp_path / "prefect" / "stemma-server.json").exists()
     from test_pipeline_flow import servers, states
@@ -148,7 +178,7 @@ def _use(address: str, root: Path) -> None:
         cancelled = client.create_flow_run_from_deployment(deployment, parameters=hanging)
         wait_until(lambda: list(root.glob("artifacts/plan.second-*/hanging")), 120)
         client.set_flow_run_state(cancelled.id, Cancelling())
-        wait_until(lambda: final(cancelled), 60, "it hangs in Cancelling")
+        wait_until(lambda: final(cancelled), 120, "it hangs in Cancelling")
         assert final(cancelled).name == "Cancelled"
         for path in root.glob("artifacts/plan.second-*/hanging"):
             path.unlink()
