@@ -8,10 +8,10 @@ have to be forked after threads were started, or to import torch once more.
 
 import json
 import shutil
-import threading
 import traceback
 import warnings
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -55,8 +55,11 @@ class Saver:
         self.module, self.optimizer, self.model = module, optimizer, model
         self._group: dist.ProcessGroup | None = None
         self._buffers = Buffers()
-        self._thread: threading.Thread | None = None
-        self._failure: StemmaError | None = None
+        self._writing: Future[None] | None = None
+        # Started now and kept: one that is started when memory has run out dies before it can say so, and
+        # whoever starts it waits for ever.
+        self._writer = ThreadPoolExecutor(1, "checkpoint-writer")
+        self._writer.submit(lambda: None)
 
     def begin(
         self,
@@ -107,13 +110,11 @@ class Saver:
             try:
                 saved(self._write(folder, snapshot, written, record))
             except Exception as error:
-                self._failure = StemmaError(
+                raise StemmaError(
                     f"checkpoint {folder} could not be written ({_reason(error)}); those before it are good"
-                )
-                self._failure.__cause__ = error
+                ) from error
 
-        self._thread = threading.Thread(target=write, name="checkpoint-writer")
-        self._thread.start()
+        self._writing = self._writer.submit(write)
 
     def wait(self) -> None:
         """Wait until the checkpoint under way is on the disk.
@@ -121,12 +122,9 @@ class Saver:
         Raises:
             StemmaError: it could not be written.
         """
-        if self._thread:
-            self._thread.join()
-            self._thread = None
-        if self._failure:
-            failure, self._failure = self._failure, None
-            raise failure
+        writing, self._writing = self._writing, None
+        if writing:
+            writing.result()
 
     # --- in the writer's thread -------------------------------------------------------------------------
 

@@ -120,3 +120,15 @@ def test_the_hash_of_the_state_is_that_of_its_bits(engine: Engine, tmp_path: Pat
     moments = engine.optimizer.chained_optimizers[0].optimizer.state[weight]["exp_avg_sq"]
     moments[0, 0] = moments[0, 0] * 2 + 1e-30
     assert digest("step-00000005") != before
+
+
+def test_a_save_starts_no_thread_which_could_die_unheard_where_memory_is_short(
+    engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_memory(self: threading.Thread) -> None:
+        raise AssertionError(f"{self.name} was started")
+
+    train(engine, 0, 1)
+    monkeypatch.setattr(threading.Thread, "start", no_memory)
+    engine.save(tmp_path / "step-00000001", {"step": 1})
+    checkpoint.verify(tmp_path / "step-00000001")
