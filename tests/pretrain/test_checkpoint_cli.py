@@ -40,7 +40,7 @@ def working(saved: Path, tmp_path: Path) -> Path:
     folder = store.folder("stem", fingerprint)
     shutil.copytree(saved, folder / ".scratch" / "checkpoint")
     node = {"fingerprint": fingerprint, "identity": {"inputs": {}}}
-    write_json(tmp_path / "tiny" / "run.json", {"nodes": {"stem": node}})
+    write_json(tmp_path / "tiny" / "run.json", {"profile": "tiny", "nodes": {"stem": node}})
     write_json(folder / ".scratch" / "job.json", {"training": {"keep_every": 1_000}})
     return folder / ".scratch" / "checkpoint"
 
