@@ -14,11 +14,13 @@ from pretrain.adopt import newest_checkpoint, same_rates
 from pretrain.config import ModelConfig, PretrainConfig, ScheduleConfig, TrainingConfig
 from pretrain.stage import PretrainStage
 from stemma.core.artifact import Artifact, Store
-from stemma.core.errors import Preempted
 from stemma.core.files import read_jsonl
-from stemma.core.progress import SAY, STEP, Event, Listener
-from stemma.core.stage import Execution, execute
+from stemma.core.progress import SAY, STEP, Event
+from stemma.core.stage import execute
+from tests.in_process import Killed, in_process, train
 from tests.pretrain.conftest import plan_config
+
+__all__ = ["in_process"]
 
 STEPS, AT, EVERY, BATCH = 24, 12, 6, 32  # a checkpoint where the edit begins, and a phase ends by it
 SAME = ("receipts.jsonl", "monitors.jsonl", "ledger.json", "evaluation.json", "hf/model.safetensors")
@@ -53,37 +55,20 @@ def make_stage(
     return make
 
 
-def interrupt(store: Store, stage: PretrainStage, at: int, *listeners: Listener) -> None:
-    """Train until a step, then Ctrl-C."""
-
-    pressed: list[int] = []
-
-    def listen(event: Event) -> None:
-        if event.kind == STEP and event.step >= at and not pressed:
-            pressed.append(event.step)
-            raise KeyboardInterrupt
-
-    with pytest.raises(Preempted):
-        execute(stage, store, Execution(threads=1), [listen, *listeners])
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(600)
 def test_an_edited_stage_goes_on_from_before_the_edit_and_ends_as_if_it_had_always_been(
-    make_stage: Callable[..., PretrainStage], tmp_path: Path
+    make_stage: Callable[..., PretrainStage], in_process: None, tmp_path: Path
 ) -> None:
-    one, execution = Store(tmp_path / "edited"), Execution(threads=1)
+    one = Store(tmp_path / "edited")
     before, after = plan_config(STEPS, BATCH), plan_config(STEPS, BATCH).edited(EDIT)
     former = make_stage(one, before)
-    interrupt(one, former, AT + 2)
+    with pytest.raises(Killed):
+        train(one, former, die_after=AT + 2)
     folder = one.folder("stem", former.fingerprint)
     untouched = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
     events: list[Event] = []
-    edited = execute(make_stage(one, after), one, execution, [events.append])
-    straight = execute(
-        make_stage(Store(tmp_path / "straight"), after), Store(tmp_path / "straight"), execution
-    )
+    edited = train(one, make_stage(one, after), events.append)
+    straight = train(Store(tmp_path / "straight"), make_stage(Store(tmp_path / "straight"), after))
 
     for name in SAME:
         assert edited.file(name).read_bytes() == straight.file(name).read_bytes(), name
@@ -114,7 +99,8 @@ def test_an_edited_stage_goes_on_from_before_the_edit_and_ends_as_if_it_had_alwa
     schedule = {"peak_lr": 3e-3, "shape": "cosine", "warmup_steps": 3, "end_lr": 3e-4}
     stage = make_stage(one, longer, schedule=schedule)
     again: list[Event] = []
-    interrupt(one, stage, 1, again.append)
+    with pytest.raises(Killed):
+        train(one, stage, again.append, die_after=1)
     # the cosine's rates follow from the stage's length: only its warm-up is the same, and no checkpoint is
     assert any("they are trained again" in event.text for event in again if event.kind == SAY)
 
