@@ -247,13 +247,14 @@ def go_through_slurm(client, pools, made, root: Path) -> None:
         return subprocess.run(["squeue", "--noheader"], capture_output=True, text=True, check=True).stdout
 
     good = client.create_flow_run_from_deployment(deployment)
-    hangs = client.create_flow_run_from_deployment(
-        deployment, parameters={"root": str(root / "other"), "second": "hang"}
-    )
     wait_until(lambda: state(good) in ("Completed", "Failed", "Crashed"), lambda: said(good))
     assert state(good) == "Completed", said(good)
     assert "submitted as Slurm job" in said(good)
     assert (root / "runs" / "artifacts").exists()
+    # Not before: it takes both nodes, and the other would wait for it.
+    hangs = client.create_flow_run_from_deployment(
+        deployment, parameters={"root": str(root / "other"), "second": "hang"}
+    )
     marker = "other/artifacts/plan.second-*/hanging"
     wait_until(lambda: bool(list(root.glob(marker))), lambda: said(hangs))
     assert f"stemma-{hangs.id}"[:8] in queue()
