@@ -1,5 +1,6 @@
 """What a person is asked before a stage begins: what would be made, from what, and what is new about it."""
 
+import contextlib
 from collections.abc import Callable, Collection
 
 from flows.approval import DAYS, ask
@@ -9,7 +10,7 @@ from stemma.core.config import differences
 from stemma.core.errors import StemmaError
 from stemma.core.progress import Progress
 from stemma.core.stage import Stage
-from stemma.pipeline import Run
+from stemma.pipeline import Run, read_record
 
 CHANGES = 12  # lines of what changed; more hide the rest
 
@@ -55,15 +56,19 @@ def question(walk: Run, name: str, stage: Stage) -> str:
 
 
 def _changes(walk: Run, name: str, stage: Stage) -> list[str]:
-    """What differs from what the run made, or began to make, before."""
-    recorded = walk.record["nodes"].get(name)
+    """What differs from what the run made, or began to make, before; of a branch, from the run it left."""
+    of, recorded = "", walk.record["nodes"].get(name)
+    if recorded is None and walk.branch:
+        with contextlib.suppress(StemmaError):  # that run may be gone since; the branch goes on without it
+            of = f" of run `{walk.branch.from_run}`"
+            recorded = read_record(walk.store, walk.branch.from_run)["nodes"].get(name)
     if recorded is None or recorded["fingerprint"] == stage.fingerprint:
         return []
     inputs = {role: str(artifact) for role, artifact in stage.inputs.items()}
     found = differences(recorded["identity"], {**stage.identity(), "inputs": inputs})
     more = [f"- and {len(found) - CHANGES} more"] if len(found) > CHANGES else []
     return [
-        f"#### Changed since `{name}-{recorded['fingerprint'][:12]}`",
+        f"#### Changed since `{name}-{recorded['fingerprint'][:12]}`{of}",
         "",
         *(f"- {change}" for change in found[:CHANGES]),
         *more,

@@ -114,3 +114,22 @@ def test_what_is_no_stage_or_has_no_deployment_is_refused(server, tmp_path) -> N
             asking(str(tmp_path), approve=["sceond"])
         with pytest.raises(StemmaError, match="which only a flow run of a deployment can wait for"):
             asking(str(tmp_path))
+
+
+def test_a_branch_is_asked_about_with_what_differs_from_the_run_it_left(home, tmp_path) -> None:
+    from toy_chain import make_run
+
+    from flows.questions import question
+    from stemma.branch import Branch
+
+    made = make_run(tmp_path)
+    with made.held():
+        for name in made.nodes:
+            made.make(name)
+    walk = make_run(tmp_path, second="another")
+    walk.make("first")
+    walk.name, walk.record = "branched", {"nodes": {}}
+    for from_run, said in (("toy", True), ("gone", False)):
+        walk.branch = Branch(from_run, "plan.second")
+        text = question(walk, "plan.second", walk.stage("plan.second"))
+        assert ("of run `toy`" in text and 'config.text: "second" -> "another"' in text) is said
