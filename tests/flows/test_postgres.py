@@ -86,6 +86,12 @@ def postgres(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Postgr
         shutil.rmtree(folder)
 
 
+@pytest.fixture(autouse=True)
+def _no_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Registering every type of block takes half of a server's start, and no run here needs one."""
+    monkeypatch.setenv("PREFECT_SERVER_REGISTER_BLOCKS_ON_START", "false")
+
+
 @pytest.mark.fault
 @pytest.mark.timeout(600)
 def test_eight_runs_at_once_on_postgresql(home, tmp_path, postgres, monkeypatch) -> None:
@@ -102,18 +108,13 @@ def test_eight_runs_at_once_on_postgresql(home, tmp_path, postgres, monkeypatch)
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_eight_runs_at_once_on_sqlite(home, tmp_path) -> None:
+def test_eight_runs_at_once_on_sqlite(home, tmp_path, monkeypatch) -> None:
     folder = tmp_path / "prefect"
     folder.mkdir()
-    environment = dict(os.environ)
-    os.environ["PREFECT_HOME"] = str(folder)  # where the database is
-    try:
-        with serving(folder, ui=True) as url:
-            burst(url, tmp_path)
-            check(url, folder)
-    finally:
-        os.environ.clear()
-        os.environ.update(environment)
+    monkeypatch.setenv("PREFECT_HOME", str(folder))  # where the database is
+    with serving(folder, ui=True) as url:
+        burst(url, tmp_path)
+        check(url, folder)
     assert (folder / "prefect.db").exists()
 
 
