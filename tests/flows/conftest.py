@@ -60,7 +60,9 @@ def migrated(server: str, home: Path) -> Callable[[Path], None]:
 @pytest.fixture
 def client(server: str) -> Iterator["object"]:
     from prefect.client.orchestration import get_client
-    from prefect.settings import PREFECT_API_URL, temporary_settings
+    from prefect.settings import PREFECT_API_URL, PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
 
-    with temporary_settings({PREFECT_API_URL: server}), get_client(sync_client=True) as made:
+    # The heartbeat's thread takes every flow run of this process a second to join.
+    settings = {PREFECT_API_URL: server, PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}
+    with temporary_settings(settings), get_client(sync_client=True) as made:
         yield made

@@ -268,7 +268,7 @@ def slots(client, limit: str) -> int:
     return client.read_global_concurrency_limit_by_name(limit).active_slots
 
 
-def until(condition, seconds: float = 60) -> None:
+def until(condition, seconds: float = 180) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline
@@ -295,7 +295,7 @@ def test_one_training_at_a_time(client, limit, monkeypatch, caplog) -> None:
         waiting = threading.Thread(target=contextvars.copy_context().run, args=(second, Event("sft", BEGIN)))
         waiting.start()
         until(lambda: f"waiting: another training has the devices (limit {limit})" in caplog.text)
-        time.sleep(0.3)
+        waiting.join(0.3)
         assert waiting.is_alive()
         # The place runs out (a server was away): it is taken again as soon as there is one.
         mine = listeners[0].place
@@ -407,12 +407,13 @@ def test_only_what_did_not_answer_is_tried_again(client, tmp_path, monkeypatch, 
 
 
 @pytest.fixture
-def page(home, tmp_path, monkeypatch) -> Iterator[tuple]:
+def page(migrated, tmp_path, monkeypatch) -> Iterator[tuple]:
     """A page of Chromium, and the address of a server that serves the UI, on a home folder of its own."""
     from playwright.sync_api import sync_playwright
 
     from flows.server import serving
 
+    migrated(tmp_path)
     monkeypatch.setenv("PREFECT_HOME", str(tmp_path / "prefect"))
     with serving(tmp_path / "prefect", ui=True) as url, sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
