@@ -273,4 +273,4 @@ def explain(error: ValidationError) -> Iterator[str]:
     for problem in error.errors():
         path = ".".join(str(part) for part in problem["loc"]) or "(top)"
         found = "" if problem["type"] in ("missing", "value_error") else f" (found: {problem['input']!r:.80})"
-        yield f"{path}: {problem['msg']}{found}"
+        yield f"{path}: {problem['msg'].removeprefix('Value error, ')}{found}"

@@ -47,9 +47,8 @@ def _go_on(schedule: ScheduleConfig, former: ScheduleConfig | None) -> ScheduleC
     try:
         return ScheduleConfig.model_validate(schedule.model_dump() | {"peak_lr": former.final_lr})
     except ValidationError as error:
-        raise ValueError(
-            f"the stage before ends with {former.final_lr:g}, and {error.errors()[0]['msg']}"
-        ) from error
+        said = error.errors()[0]["msg"].removeprefix("Value error, ")
+        raise ValueError(f"the stage before ends with {former.final_lr:g}, and {said}") from error
 
 
 def _misfits(path: str, training: TrainingConfig, before: str, former: TrainingConfig) -> Iterator[str]:

@@ -113,7 +113,7 @@ FALLS: dict[str, Any] = {"peak_lr": 1e-3, "shape": "cosine", "end_lr": 1e-4}
         ({"peak_lr": 1e-3, "warmup_steps": 1}, None),
         ({"peak_lr": 1e-3, "jump": True}, None),
         ({"peak_lr": 1e-3, "carry_optimizer": False}, None),
-        ({"peak_lr": None, "shape": "linear", "end_lr": 5e-4}, "ends with 0.0001, and Value error, end_lr"),
+        ({"peak_lr": None, "shape": "linear", "end_lr": 5e-4}, "ends with 0.0001, and end_lr"),
         ({"peak_lr": 1e-4, "optimizer": {"name": "muon"}}, "optimizer.name 'muon' cannot take over"),
         ({"peak_lr": 1e-4, "optimizer": {"decay_embeddings": False}}, "decay_embeddings False cannot take"),
         ({"peak_lr": 1e-3, "optimizer": {"name": "muon"}, "carry_optimizer": False}, None),
