@@ -30,7 +30,7 @@ unit: $(STAMP)
 	$(BIN)/python -m pytest -m "not gpu and not fault" -n $(WORKERS) --dist loadfile
 
 # Real processes, really killed, over the whole chain (docs/faults.md); a Slurm and a PostgreSQL of our own: what
-# `make test` leaves out. About twenty minutes.
+# `make test` leaves out.
 faults: $(STAMP)
 	$(BIN)/python -m pytest -m "fault and not gpu" -n $(WORKERS) --dist load
 

@@ -2,6 +2,7 @@
 
 from contextlib import ExitStack
 from dataclasses import replace
+from hashlib import sha256
 from pathlib import Path
 from typing import Annotated
 
@@ -97,8 +98,10 @@ def _show(subject: Subject, store: Store, samples: int, seed: int) -> None:
     }
     pictures = []
     for kind, (drawn, title) in drawings.items():
-        path = page.parent / "pictures" / f"{stem}-{kind}.svg"
-        write_atomic(path, framed(drawn, title, colours))
+        picture = framed(drawn, title, colours)
+        # by its content: what an earlier inspection of the same name shows stays as it was
+        path = page.parent / "pictures" / f"{stem}-{kind}-{sha256(picture.encode()).hexdigest()[:12]}.svg"
+        write_atomic(path, picture)
         pictures.append(f"![{title}]({address(path, store.root)})")
     what = "Preview of the mix" if subject.preview else "Mix"
     link = address(page, store.root)
