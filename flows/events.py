@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from flows.board import Board, Logger
 from stemma.core.progress import BEGIN, LOG, SAY, SEALED, SKIPPED, STEP, Event
-from stemma.terminal import duration
+from stemma.terminal import duration, figures
 
 INTERVAL, LONGEST_INTERVAL = (
     1.0,
@@ -122,12 +122,7 @@ class TaskListener:
         metrics = event.metrics
         if "tokens" in metrics:
             parts.append(f"{metrics['tokens']:,} tokens")
-        if "loss" in metrics:
-            parts.append(f"loss {metrics['loss']:.3f}")
-        if "reward" in metrics:
-            parts.append(f"reward {metrics['reward']:.3f}")
-        if "tokens_per_second" in metrics:
-            parts.append(f"{metrics['tokens_per_second']:,.0f} tokens/s")
+        parts += figures(metrics)
         if event.text:
             parts.append(event.text)
         remaining = self.pace.left(event.total) if left and event.step < event.total else None

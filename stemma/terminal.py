@@ -29,7 +29,7 @@ def duration(seconds: float) -> str:
     return f"{minutes // 60} h {minutes % 60:02d} m"
 
 
-def headline(metrics: dict[str, Any]) -> str:
+def figures(metrics: dict[str, Any]) -> list[str]:
     """The figures of a progress event that fit on its line."""
     parts = []
     if "loss" in metrics:
@@ -38,7 +38,7 @@ def headline(metrics: dict[str, Any]) -> str:
         parts.append(f"reward {metrics['reward']:.3f}")
     if "tokens_per_second" in metrics:
         parts.append(f"{metrics['tokens_per_second']:,.0f} tok/s")
-    return "  ".join(parts)
+    return parts
 
 
 class TerminalListener:
@@ -108,7 +108,7 @@ class TerminalListener:
             self.task = None
 
     def _step(self, event: Event) -> None:
-        figures = headline(event.metrics) or event.text
+        shown = "  ".join(figures(event.metrics)) or event.text
         if self.live:
             if self.task is None:
                 self.task = self.bar.add_task("", total=event.total, stage="", unit="", headline="")
@@ -116,12 +116,10 @@ class TerminalListener:
                 self.task,
                 completed=event.step,
                 total=event.total,
-                headline=figures,
+                headline=shown,
                 unit=event.unit,
                 stage=event.stage,
             )
         elif time.monotonic() - self.spoken >= QUIET_INTERVAL:
             self.spoken = time.monotonic()
-            self.console.print(
-                f"        {event.stage}: {event.step:,}/{event.total:,} {event.unit}  {figures}"
-            )
+            self.console.print(f"        {event.stage}: {event.step:,}/{event.total:,} {event.unit}  {shown}")

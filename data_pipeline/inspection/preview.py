@@ -17,7 +17,7 @@ from data_pipeline.curriculum.plan import Plan, PlannedSource
 from data_pipeline.inspection.glance import Glance, Sample
 from data_pipeline.inspection.mix import StageMix, stage_mix
 from data_pipeline.inspection.report.mix_figures import MixFigures, StageFacts, Supply
-from data_pipeline.inspection.samples import Piece, SampleView
+from data_pipeline.inspection.samples import Piece, SampleView, view
 
 ANY = 1_000_000  # epochs: no cap
 NOTE = (
@@ -184,26 +184,11 @@ def _samples(
     views = []
     for sample in sorted(rng.sample(range(plan.total_samples), min(count, plan.total_samples))):
         at = plan.locate(sample)
-        phase, glance = plan.phases[at.phase], glances[at.source]
+        glance = glances[at.source]
         if not glance.samples:
             continue
-        step, row = divmod(sample - phase.first_sample, phase.batch_samples)
         piece = _piece(rng.choice(glance.samples), glance.bytes_per_token, at.sequence_length)
-        views.append(
-            SampleView(
-                stage,
-                sample,
-                phase.first_step + step,
-                row,
-                phase.name,
-                at.source,
-                at.domain,
-                at.epoch,
-                0,
-                at.sequence_length,
-                [piece],
-            )
-        )
+        views.append(view(stage, plan, sample, at, 0, [piece]))
     return views
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from data_pipeline.curriculum.plan import Plan
+from data_pipeline.curriculum.plan import Location, Plan
 from data_pipeline.inspection.lookup import decoder, describe_documents, load_plan, shard_of
 from data_pipeline.tokens.shards import TokenShard
 from stemma.core.artifact import Artifact
@@ -168,30 +168,45 @@ def view_samples(
     }
     views = []
     for (sample, at), found in zip(located, parts):
-        shard, phase = shards[at.source], plan.phases[at.phase]
-        step, row = divmod(sample - phase.first_sample, phase.batch_samples)
+        shard = shards[at.source]
         pieces = []
         for number, first, last in found:
             begin = int(shard.offsets[number])
             text = decode(shard.read(begin + first, last - first + 1).tolist()) if decode else ""
             document = rows[at.source][number]
             pieces.append(Piece(document, document["start"] + first, document["start"] + last, text))
-        views.append(
-            SampleView(
-                stage,
-                sample,
-                phase.first_step + step,
-                row,
-                phase.name,
-                at.source,
-                at.domain,
-                at.epoch,
-                at.start_token,
-                at.sequence_length,
-                pieces,
-            )
-        )
+        views.append(view(stage, plan, sample, at, at.start_token, pieces))
     return views
+
+
+def view(
+    stage: str, plan: Plan, sample: int, at: Location, start_token: int, pieces: list[Piece]
+) -> SampleView:
+    """A sample with where the plan has it.
+
+    Args:
+        stage: the training stage.
+        plan: its plan.
+        sample: which one, counted over the stage.
+        at: what ``plan.locate`` says of it.
+        start_token: the token of its source at which it begins.
+        pieces: its documents.
+    """
+    phase = plan.phases[at.phase]
+    step, row = divmod(sample - phase.first_sample, phase.batch_samples)
+    return SampleView(
+        stage,
+        sample,
+        phase.first_step + step,
+        row,
+        phase.name,
+        at.source,
+        at.domain,
+        at.epoch,
+        start_token,
+        at.sequence_length,
+        pieces,
+    )
 
 
 def stretches(shard: TokenShard, start: int, length: int) -> list[tuple[int, int, int]]:

@@ -362,7 +362,7 @@ def test_a_stage_that_trains_is_reported_on_now_and_then(monkeypatch) -> None:
     assert reports == [("stage-stem", "report of 300 steps")] * 2, "after 15 s and 75 s"
     bars = [text for key, text in shown if key == "progress-stem"]
     assert 70 < len(bars) <= 100
-    assert bars[-1] == "stem · 100 of 300 steps · 6,400 tokens · loss 2.000 · 64 tokens/s · 3 m 20 s left"
+    assert bars[-1] == "stem · 100 of 300 steps · 6,400 tokens · loss 2.000 · 64 tok/s · 3 m 20 s left"
     listener.ended(" was stopped")
     assert shown[-2][1].startswith("stem · stopped · 100 of 300 steps")
     assert shown[-1] == ("stage-stem", "report of 300 steps was stopped"), "nothing goes on being made"
