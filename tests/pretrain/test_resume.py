@@ -141,7 +141,8 @@ def test_killed_at_every_step_it_ends_the_same(
     assert len(list(read_jsonl(folder / "receipts.jsonl"))) == STEPS
     assert [line["step"] for line in read_jsonl(folder / "checkpoints.jsonl")] == [*range(4, 30, 4), 30]
     continued = {text.split(" (")[0] for text in said(folder) if text.startswith("continuing")}
-    assert {f"continuing stem from step {step}" for step in range(EVERY, STEPS, EVERY)} <= continued
+    # The last one, two steps before the end, may still be in the writing at every kill after it.
+    assert {f"continuing stem from step {step}" for step in range(EVERY, STEPS - EVERY, EVERY)} <= continued
 
 
 def during(folder: Path, first: int, last: int) -> int:
